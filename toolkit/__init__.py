@@ -1,0 +1,1 @@
+"""Run all three InstructGPT stages from one YAML spec."""
