@@ -1,0 +1,1 @@
+"""What every stage that trains shares: the loop, recovery, optimizers, averaging, keyed randomness."""

@@ -1,0 +1,82 @@
+"""Recovery inside a stage: whole-or-not-at-all files, the newest few kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_NAME = re.compile(r"step-(\d{9})\.pt")
+
+
+def save_whole(value: Any, path: Path) -> None:
+    """Save with torch so that `path` appears whole or not at all."""
+    beside = path.with_suffix(".tmp")
+    with beside.open("wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Checkpoints:
+    """The checkpoints of one running stage.
+
+    Args:
+        folder: where they lie.
+        every: "30s", "10m", "1h" or "50 steps".
+        keep: how many to keep.
+    """
+
+    def __init__(self, folder: Path, every: str, keep: int) -> None:
+        """Parse `every` once."""
+        self.folder, self.keep = folder, keep
+        self.steps, self.seconds = parse_every(every)
+        self._last = time.monotonic()
+
+    def due(self, done: int) -> bool:
+        """Whether to save after `done` steps."""
+        if self.steps is not None:
+            return done % self.steps == 0
+        return time.monotonic() - self._last >= (self.seconds or 0.0)
+
+    def save(self, done: int, state: dict[str, Any]) -> None:
+        """Save the state after `done` steps, then drop the oldest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_whole({"done": done, "state": state}, self.folder / f"step-{done:09d}.pt")
+        for old in self._files()[: -self.keep]:
+            old.unlink()
+        self._last = time.monotonic()
+
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Load the newest state: (steps done, state)."""
+        files = self._files()
+        if not files:
+            return None
+        held = torch.load(files[-1], map_location="cpu", weights_only=True)
+        return int(held["done"]), held["state"]
+
+    def _files(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(p for p in self.folder.iterdir() if _NAME.fullmatch(p.name))
+
+
+def parse_every(text: str) -> tuple[int | None, float | None]:
+    """Split "50 steps" -> (50, None) and "10m" -> (None, 600.0)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|s|m|h)\s*", text)
+    if match is None:
+        raise ValueError(f"checkpoint.every is {text!r}; write 30s, 10m, 1h or 50 steps")
+    number, unit = float(match[1]), match[2]
+    if unit.startswith("step"):
+        return max(1, int(number)), None
+    return None, number * {"s": 1.0, "m": 60.0, "h": 3600.0}[unit]
