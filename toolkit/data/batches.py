@@ -1,0 +1,104 @@
+"""Token lists to tensors. Dims: B sequences, L prompt + response tokens, T response tokens, N response tokens of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TokenLists = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences, right-padded, with their response tokens marked.
+
+    Args:
+        ids: [B, L] int64, prompt then response, then padding.
+        lengths: [B] int64, real tokens of each row.
+        response: [B, T] int64, response tokens, padding after the end.
+        mask: [B, T] bool, True where a response token is real.
+        source: [B, T] int64, the position in `ids` whose hidden state predicts response[:, t].
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    response: Tensor
+    mask: Tensor
+    source: Tensor
+
+    def __len__(self) -> int:
+        """Sequences."""
+        return len(self.ids)
+
+    @property
+    def tokens(self) -> int:
+        """Response tokens that count."""
+        return int(self.mask.sum())
+
+    def rows(self, rows: Tensor | slice) -> Batch:
+        """Take some sequences, with padding no longer than they need. T stays, so that [B, T] results line up."""
+        lengths = self.lengths[rows]
+        width = int(lengths.max()) if len(lengths) else 0
+        return Batch(
+            self.ids[rows, :width], lengths, self.response[rows], self.mask[rows],
+            self.source[rows].clamp(max=max(0, width - 1)),
+        )  # fmt: skip
+
+    def micro(self, size: int | None) -> list[tuple[slice, Batch]]:
+        """Cut into micro-batches of at most `size` sequences (None: one)."""
+        step = size or max(1, len(self))
+        spans = [slice(a, min(a + step, len(self))) for a in range(0, len(self), step)]
+        return [(span, self.rows(span)) for span in spans]
+
+
+def collate(prompts: TokenLists, responses: TokenLists, pad_id: int) -> Batch:
+    """Join prompts and responses and pad on the right."""
+    joined = [[*p, *r] for p, r in zip(prompts, responses, strict=True)]
+    ids = pad(joined, pad_id)
+    response = pad(responses, pad_id)
+    sizes = torch.tensor([len(r) for r in responses]).unsqueeze(1)
+    starts = torch.tensor([len(p) for p in prompts]).unsqueeze(1)
+    if bool((starts == 0).any()):
+        raise ValueError("a prompt has no tokens, so nothing predicts its response's first token")
+    steps = torch.arange(response.shape[1]).unsqueeze(0)
+    source = (starts - 1 + steps).clamp(max=max(0, ids.shape[1] - 1))
+    return Batch(ids, torch.tensor([len(j) for j in joined]), response, steps < sizes, source)
+
+
+def collate_text(sequences: TokenLists, pad_id: int) -> Batch:
+    """Every token after the first counts: language modelling."""
+    return collate([s[:1] for s in sequences], [s[1:] for s in sequences], pad_id)
+
+
+def pad(rows: TokenLists, value: int) -> Tensor:
+    """Pad token lists on the right; int64 [B, longest]."""
+    width = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.int64)
+
+
+def pad_left(rows: TokenLists, value: int) -> tuple[Tensor, Tensor]:
+    """Pad on the left for generation; (ids, mask), each [B, longest]."""
+    width = max(len(row) for row in rows)
+    ids = [[*[value] * (width - len(row)), *row] for row in rows]
+    mask = [[*[0] * (width - len(row)), *[1] * len(row)] for row in rows]
+    return torch.tensor(ids, dtype=torch.int64), torch.tensor(mask, dtype=torch.int64)
+
+
+def windows(stream: Tensor, starts: Sequence[int], length: int) -> Batch:
+    """Cut `length` + 1 tokens of a token stream at each start, every token after the first counting."""
+    ids = torch.stack([stream[a : a + length + 1] for a in starts]).long()
+    count, width = ids.shape
+    steps = torch.arange(width - 1).expand(count, -1)
+    every = torch.ones(count, width - 1, dtype=torch.bool)
+    return Batch(ids, torch.full((count,), width), ids[:, 1:], every, steps)
+
+
+def offsets(sizes: Sequence[int]) -> list[int]:
+    """Group sizes to offsets: [4, 2] -> [0, 4, 6]."""
+    ends = [0]
+    for size in sizes:
+        ends.append(ends[-1] + size)
+    return ends

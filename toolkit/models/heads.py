@@ -1,0 +1,149 @@
+"""A language model seen as log-probs of response tokens; a scalar model seen as values and scores.
+
+Dims: B sequences, T response tokens, N response tokens that count in a micro-batch (row-major over [B, T]), V softmax width, D hidden.
+Sequences are right-padded and models causal, so real tokens never attend to padding and no attention mask is needed.
+The log-softmax, losses and KL are `rlhf_kernels`'; this file only brings logits [N, V] and values [B, T] into being.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import rlhf_kernels as rk
+from toolkit.data.batches import Batch
+from toolkit.spec.schema import Hardware
+
+
+def precision(hardware: Hardware) -> AbstractContextManager[object]:
+    """The context in which matmuls run; fp32 leaves everything as it is."""
+    if hardware.precision == "bf16":
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@dataclass
+class Policy:
+    """A causal language model with its softmax over the first `vocab` ids.
+
+    Args:
+        model: the language model.
+        vocab: V; ids from V on (padding) are outside the softmax.
+        hardware: precision and micro-batch.
+        temperature: divides the logits in every log-prob.
+    """
+
+    model: PreTrainedModel
+    vocab: int
+    hardware: Hardware
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Find out whether the head is a plain matrix product of the trunk's output."""
+        self.plain_head = _head_is_plain(self.model)
+        if self.hardware.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits [N, V] of the response tokens that count, and those tokens [N]; the rest is dropped before the head."""
+        with precision(self.hardware):
+            if self.plain_head:
+                trunk = self.model.base_model(batch.ids, use_cache=False)[0]
+                head = self.model.get_output_embeddings()
+                bias = None if head.bias is None else head.bias[: self.vocab]
+                logits = torch.nn.functional.linear(
+                    _select(trunk, batch), head.weight[: self.vocab], bias
+                )
+            else:
+                logits = _select(self.model(batch.ids, use_cache=False).logits, batch)
+                logits = logits[:, : self.vocab]
+        return logits, batch.response[batch.mask]
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return log-probs and entropies of the response, each fp32 [B, T], 0 where the mask is False."""
+        logprobs = torch.zeros(batch.mask.shape)
+        entropy = torch.zeros(batch.mask.shape)
+        for span, micro in batch.micro(self.hardware.micro_batch):
+            logits, targets = self.logits(micro)
+            out = rk.gather_logprobs(logits, targets, temperature=self.temperature)
+            logprobs[span][micro.mask] = out.logprobs
+            entropy[span][micro.mask] = out.entropy
+        return logprobs, entropy
+
+
+@dataclass
+class Scorer:
+    """A scalar model: a score for a sequence, a value for each position.
+
+    Args:
+        model: a sequence classifier with one label and a bias-free head `score`.
+        hardware: precision and micro-batch.
+    """
+
+    model: PreTrainedModel
+    hardware: Hardware
+
+    def __post_init__(self) -> None:
+        """Read the centring constant."""
+        self.offset = float(getattr(self.model.config, "score_offset", 0.0))
+        if self.hardware.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        with precision(self.hardware):
+            return self.model.score(hidden).squeeze(-1).float() - self.offset
+
+    def _trunk(self, batch: Batch) -> Tensor:
+        with precision(self.hardware):
+            hidden: Tensor = self.model.base_model(batch.ids, use_cache=False)[0]
+        return hidden
+
+    def scores_of(self, batch: Batch) -> Tensor:
+        """Return scores fp32 [B], read at the last real token (detail 11)."""
+        hidden = self._trunk(batch)
+        last = hidden[torch.arange(len(batch)), batch.lengths - 1]
+        return self._head(last)
+
+    def values_of(self, batch: Batch) -> Tensor:
+        """Return values fp32 [B, T]: at the position that predicts response[:, t]."""
+        hidden = self._trunk(batch)
+        index = batch.source.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        return self._head(hidden.gather(1, index))
+
+    @torch.no_grad()
+    def scores(self, batch: Batch) -> Tensor:
+        """Return scores [B] without gradients, in micro-batches."""
+        parts = [self.scores_of(micro) for _, micro in batch.micro(self.hardware.micro_batch)]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> Tensor:
+        """Return values [B, T] without gradients, 0 where the mask is False."""
+        parts = [self.values_of(micro) for _, micro in batch.micro(self.hardware.micro_batch)]
+        return torch.cat(parts) * batch.mask
+
+
+def _select(per_position: Tensor, batch: Batch) -> Tensor:
+    """Rows of [B, L, X] that predict the response tokens that count: [N, X]."""
+    rows = torch.arange(len(batch)).unsqueeze(1).expand_as(batch.source)
+    return per_position[rows[batch.mask], batch.source[batch.mask]]
+
+
+@torch.no_grad()
+def _head_is_plain(model: PreTrainedModel) -> bool:
+    """Whether trunk @ head.weight is what the model returns: soft-capped or scaled heads differ."""
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(4).unsqueeze(0) % model.config.vocab_size
+    head = model.get_output_embeddings()
+    plain = False
+    if isinstance(head, torch.nn.Linear):
+        ours = head(model.base_model(ids, use_cache=False)[0])
+        plain = torch.allclose(ours, model(ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
+    model.train(was_training)
+    return plain

@@ -1,0 +1,101 @@
+"""Make or load models. Loading is strict: a missing or unexpected tensor is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from toolkit.data.tokenize import Text
+from toolkit.spec.errors import StageFailed
+from toolkit.spec.schema import ModelSource
+from toolkit.training.random import Stream
+
+
+def load_base(source: ModelSource, text: Text, stream: Stream) -> PreTrainedModel:
+    """Load the base model's folder, or make it from `architecture` and `config`."""
+    if source.path is not None:
+        return load_policy(Path(source.path), text)
+    config = AutoConfig.for_model(
+        source.architecture,
+        **source.config,
+        vocab_size=len(text.tokenizer),
+        bos_token_id=text.eos_id,
+        eos_token_id=text.eos_id,
+        pad_token_id=text.pad_id,
+    )
+    stream.seed_torch("new weights")
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_policy(folder: Path, text: Text) -> PreTrainedModel:
+    """Load a causal language model in fp32, dropout off, with a row for the padding token."""
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    _refuse_loose_ends(folder, info, allowed=())
+    if model.config.vocab_size < len(text.tokenizer):
+        model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
+    model.config.pad_token_id = text.pad_id
+    return model.eval()
+
+
+def load_scalar(folder: Path) -> PreTrainedModel:
+    """Load a reward or value model in fp32, dropout off."""
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    _refuse_loose_ends(folder, info, allowed=())
+    return model.eval()
+
+
+def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
+    """Put a scalar head on a language model's trunk: N(0, 1/sqrt(d+1)), no bias (detail 12)."""
+    stream.seed_torch("scalar head")
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        backbone, num_labels=1, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    _refuse_loose_ends(backbone, info, allowed=("score.weight", "lm_head.weight", "embed_out.weight"))
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
+        raise StageFailed(
+            f"{backbone}: {type(model).__name__} has no bias-free linear head named `score`; "
+            "use an architecture whose sequence classifier has one, such as gpt2, llama or qwen2"
+        )
+    width = head.in_features
+    torch.nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
+    if model.config.vocab_size < len(text.tokenizer):
+        model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
+    model.config.pad_token_id = text.pad_id
+    model.config.score_offset = 0.0
+    return model.eval()
+
+
+def _refuse_loose_ends(folder: Path, info: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in info.get(kind, ()) if str(name) not in allowed)
+        if names:
+            raise StageFailed(
+                f"{folder}: {kind.replace('_', ' ')} on loading: {', '.join(names[:5])}"
+                f"{' ...' if len(names) > 5 else ''}; the folder does not hold the model its config describes"
+            )
+
+
+def set_residual_dropout(model: PreTrainedModel, share: float) -> int:
+    """Set dropout on the residual branches only (C.1); return how many places it has."""
+    places = 0
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            residual = name.endswith(("resid_dropout", "mlp.dropout"))
+            module.p = share if residual else 0.0
+            places += residual
+        elif hasattr(module, "attn_dropout") and isinstance(module.attn_dropout, float):
+            module.attn_dropout = 0.0
+    return places

@@ -1,0 +1,110 @@
+"""Sample answers with a KV cache; every draw is keyed by its sequence, never by its batch.
+
+Dims: B sequences, P prompt tokens, T response tokens, V softmax width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from toolkit.data.batches import TokenLists, pad_left
+from toolkit.data.tokenize import Text
+from toolkit.models.heads import Policy, precision
+from toolkit.spec.schema import Sampling
+from toolkit.training.random import Stream
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Sampled answers.
+
+    Args:
+        ids: response tokens of each sequence, end-of-text included when it was drawn.
+        finished: whether end-of-text was drawn.
+    """
+
+    ids: list[list[int]]
+    finished: list[bool]
+
+
+@torch.no_grad()
+def sample_answers(
+    policy: Policy,
+    text: Text,
+    prompts: TokenLists,
+    *,
+    sampling: Sampling,
+    draws: tuple[Stream, str, Sequence[int]],
+    max_response: int,
+) -> Answers:
+    """Draw one answer for each prompt.
+
+    Args:
+        policy: the model that answers.
+        text: end-of-text and padding ids.
+        prompts: B token lists.
+        sampling: temperature, top_k, top_p.
+        draws: (stream, purpose, B global indices): the key of each sequence's random numbers.
+        max_response: T, the most tokens drawn.
+    """
+    stream, purpose, indices = draws
+    uniforms = stream.uniforms(purpose, indices, max_response)
+    ids, mask = pad_left(prompts, text.pad_id)
+    padded = bool((mask == 0).any())
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    tokens = torch.full((len(prompts), max_response), text.pad_id)
+    alive = torch.ones(len(prompts), dtype=torch.bool)
+    cache = None
+    for t in range(max_response):
+        with precision(policy.hardware):
+            out = policy.model(
+                ids,
+                attention_mask=mask if padded else None,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        cache = out.past_key_values
+        drawn = draw(out.logits[:, -1, : policy.vocab].float(), uniforms[:, t], sampling)
+        tokens[alive, t] = drawn[alive]
+        alive &= drawn != text.eos_id
+        if not bool(alive.any()):
+            break
+        ids, positions = drawn.unsqueeze(1), positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    return _cut(tokens, text)
+
+
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
+    """Invert the distribution function of softmax(logits / temperature), truncated to top_k and top_p, at `uniforms` [B]."""
+    probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    if sampling.top_k or sampling.top_p < 1.0:
+        probs = _truncate(probs, sampling)
+    cdf = probs.cumsum(-1)
+    places = torch.searchsorted(cdf, (uniforms * cdf[:, -1]).unsqueeze(1), right=True).squeeze(1)
+    last = (probs > 0).long().cumsum(-1).argmax(-1)  # rounding must not land past the last possible id
+    return torch.minimum(places, last)
+
+
+def _truncate(probs: Tensor, sampling: Sampling) -> Tensor:
+    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+    before = ordered.cumsum(-1) - ordered
+    drop = before >= sampling.top_p
+    if sampling.top_k:
+        drop[:, sampling.top_k :] = True
+    drop[:, 0] = False
+    return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0.0)
+
+
+def _cut(tokens: Tensor, text: Text) -> Answers:
+    answers, finished = [], []
+    for row in tokens.tolist():
+        ends = row.index(text.eos_id) if text.eos_id in row else None
+        answers.append(row[: ends + 1] if ends is not None else row)
+        finished.append(ends is not None)
+    return Answers(answers, finished)
