@@ -1,0 +1,107 @@
+// Python objects to TensorView, and one m.def per op.
+//
+// A tensor crosses through torch's DLPack C exchange table (torch.Tensor.
+// __dlpack_c_exchange_api__): no copy, no capsule, no torch header. Casting happens with the GIL
+// held; the call itself runs without it.
+#include <dlpack.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "ops.h"
+
+namespace py = pybind11;
+
+namespace rlhf {
+namespace {
+
+const DLPackExchangeAPI* load_exchange_api() {
+  py::object type = py::module_::import("torch").attr("Tensor");
+  py::object capsule = type.attr("__dlpack_c_exchange_api__");
+  void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+  if (pointer == nullptr) throw py::error_already_set();
+  auto* api = static_cast<const DLPackExchangeAPI*>(pointer);
+  if (api->header.version.major != DLPACK_MAJOR_VERSION || !api->dltensor_from_py_object_no_sync) {
+    throw std::runtime_error(
+        "this torch speaks another DLPack exchange version; install torch>=2.11");
+  }
+  return api;
+}
+
+const DLPackExchangeAPI* exchange_api() {
+  static const DLPackExchangeAPI* api = load_exchange_api();
+  return api;
+}
+
+DType to_dtype(const DLDataType& type) {
+  const int code = type.code;
+  if (type.lanes == 1) {
+    if (code == kDLFloat && type.bits == 32) return DType::kFloat32;
+    if (code == kDLFloat && type.bits == 64) return DType::kFloat64;
+    if (code == kDLBfloat && type.bits == 16) return DType::kBFloat16;
+    if (code == kDLFloat && type.bits == 16) return DType::kFloat16;
+    if (code == kDLInt && type.bits == 32) return DType::kInt32;
+    if (code == kDLInt && type.bits == 64) return DType::kInt64;
+    if (code == kDLBool && type.bits == 8) return DType::kBool;
+  }
+  throw std::invalid_argument(
+      "rlhf_kernels: a tensor's dtype must be float32, bfloat16, float16, float64, int32, int64 or "
+      "bool");
+}
+
+TensorView to_view(PyObject* object) {
+  DLTensor tensor;
+  if (exchange_api()->dltensor_from_py_object_no_sync(object, &tensor) != 0) {
+    throw py::error_already_set();
+  }
+  TensorView view;
+  const int kind = tensor.device.device_type;
+  if (kind != kDLCPU && kind != kDLCUDAHost && kind != kDLCUDA) {
+    throw std::invalid_argument("rlhf_kernels: tensors must be on the CPU or a CUDA device");
+  }
+  if (tensor.ndim > kMaxDims) {
+    throw std::invalid_argument("rlhf_kernels: tensors may have at most 8 dimensions");
+  }
+  view.device = kind == kDLCUDA ? Device::kCuda : Device::kCpu;
+  view.device_index = kind == kDLCUDA ? tensor.device.device_id : 0;
+  view.dtype = to_dtype(tensor.dtype);
+  view.ndim = tensor.ndim;
+  int64_t dense = 1;
+  for (int dim = tensor.ndim - 1; dim >= 0; --dim) {
+    view.shape[dim] = tensor.shape[dim];
+    view.strides[dim] = tensor.strides ? tensor.strides[dim] : dense;
+    dense *= tensor.shape[dim];
+  }
+  // Fake, meta and wrapper tensors have a shape but no memory.
+  if (tensor.data == nullptr && view.numel() > 0) {
+    throw std::invalid_argument("rlhf_kernels: a tensor without memory (fake or meta) was passed");
+  }
+  view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  return view;
+}
+
+}  // namespace
+}  // namespace rlhf
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<rlhf::TensorView> {
+  PYBIND11_TYPE_CASTER(rlhf::TensorView, const_name("torch.Tensor"));
+
+  bool load(handle source, bool) {
+    static const handle tensor_type = object(module_::import("torch").attr("Tensor")).release();
+    if (!isinstance(source, tensor_type)) return false;
+    value = rlhf::to_view(source.ptr());
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail
+
+PYBIND11_MODULE(_C, m) {
+  using namespace rlhf;
+  using Unlocked = py::call_guard<py::gil_scoped_release>;
+  m.doc() = "Native kernels; call them through rlhf_kernels.";
+  m.def("token_kl", &ops::token_kl, Unlocked());
+  m.def("token_kl_backward", &ops::token_kl_backward, Unlocked());
+}

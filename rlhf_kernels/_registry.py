@@ -1,0 +1,122 @@
+"""Give native functions a PyTorch identity: schema, CPU kernel, fake kernel, autograd.
+
+Only this module touches `_C`. An op is a schema, and a function `outputs(*args)` that allocates
+its results; the same function is the fake kernel, so that shapes and dtypes seen by `torch.compile`
+and the real ones agree by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from rlhf_kernels import _C  # torch is imported first: its OpenMP runtime is shared, not doubled
+
+NAMESPACE = "rlhf_kernels"
+LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")
+
+Kind = Literal["native", "native-cpu", "composite"]
+Outputs = Callable[..., Any]
+
+#: Every public op and its kind; `native-cpu` becomes `native` when its CUDA kernel exists.
+OPS: dict[str, Kind] = {}
+
+
+def declare(name: str, kind: Kind) -> None:
+    """Record a public op and its kind."""
+    OPS[name] = kind
+
+
+def define_op(schema: str, outputs: Outputs) -> Callable[..., Any]:
+    """Register the native function named in `schema` as a PyTorch operator.
+
+    Args:
+        schema: `name(Tensor x, float y) -> Tensor`, in the argument order of `_C.name` without
+            the outputs. No default values: the dispatcher would drop them from the call.
+        outputs: allocates the results for these arguments: a tensor, a tuple of tensors, or None
+            for an op that only writes into its arguments.
+
+    Returns:
+        The operator, callable as `op(*args)`.
+    """
+    name = schema.partition("(")[0]
+    kernel = getattr(_C, name)
+
+    def run(*args: Any) -> Any:
+        results = outputs(*args)
+        if isinstance(results, tuple):
+            kernel(*args, *results)
+        elif results is None:
+            kernel(*args)
+        else:
+            kernel(*args, results)
+        return results
+
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, run, "CPU")
+    torch.library.register_fake(f"{NAMESPACE}::{name}", outputs, lib=LIBRARY)
+    op: Any = getattr(getattr(torch.ops, NAMESPACE), name).default
+    if op._schema.is_mutable:
+        _bump_versions(name, op)
+    return cast("Callable[..., Any]", op)
+
+
+def _bump_versions(name: str, op: Any) -> None:
+    """Make a mutable op bump its arguments' version counters, which raw writes do not."""
+    written = [
+        index
+        for index, argument in enumerate(op._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+
+    def bump(keyset: Any, *args: Any) -> Any:
+        for index in written:
+            torch.autograd.graph.increment_version(args[index])
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            return op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
+
+    LIBRARY.impl(name, bump, "ADInplaceOrView", with_keyset=True)
+
+
+def define_gradient(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
+    """Register the gradient of an op: `setup(ctx, inputs, output)`, `backward(ctx, *grads)`."""
+    torch.library.register_autograd(
+        f"{NAMESPACE}::{name}", backward, setup_context=setup, lib=LIBRARY
+    )
+
+
+def forbid_gradient(name: str) -> None:
+    """Make differentiating through an op an error that says so, instead of a silent zero."""
+
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(f"rlhf_kernels::{name} has no derivative (it is a gradient itself)")
+
+    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, lib=LIBRARY)
+
+
+def result_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype of results: float64 for float64 input, else float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def new_result(like: Tensor, *shape: int) -> Tensor:
+    """Allocate a dense result of `shape` in the result dtype, on the device of `like`."""
+    return torch.empty(shape, dtype=result_dtype(like), device=like.device)
+
+
+def make_denominator(denominator: float | Tensor | None, mask: Tensor) -> Tensor:
+    """Return what a masked mean divides by, as a 0-d float64 tensor on the mask's device.
+
+    Args:
+        denominator: a count (float or 0-d tensor), so that micro-batches add up to one batch;
+            None means the number of True entries of `mask`.
+        mask: bool, True counts.
+    """
+    if denominator is None:
+        return mask.sum(dtype=torch.float64)
+    if isinstance(denominator, Tensor):
+        return denominator.detach().to(device=mask.device, dtype=torch.float64)
+    return torch.full((), denominator, dtype=torch.float64, device=mask.device)
