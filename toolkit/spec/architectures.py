@@ -1,0 +1,79 @@
+"""What transformers can build, read from its source files without importing it (importing takes seconds)."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+
+_COMMON = {"attn_implementation", "torch_dtype"}
+
+
+@functools.cache
+def _package() -> Path | None:
+    spec = importlib.util.find_spec("transformers")
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+@functools.cache
+def architecture_names() -> frozenset[str]:
+    """Return the architectures that have a causal language model; empty when transformers is not there."""
+    package = _package()
+    if package is None:
+        return frozenset()
+    folders = (package / "models").iterdir()
+    return frozenset(f.name for f in folders if (f / f"configuration_{f.name}.py").is_file())
+
+
+def config_keys(architecture: str) -> frozenset[str]:
+    """Return the settings of an architecture, or none when they cannot be told from its source."""
+    package = _package()
+    name = architecture.replace("-", "_")
+    if package is None:
+        return frozenset()
+    own = _class_keys(package / "models" / name / f"configuration_{name}.py", name)
+    base = _class_keys(package / "configuration_utils.py", "")
+    return own | base | _COMMON if own and base else frozenset()
+
+
+@functools.cache
+def _class_keys(file: Path, model_type: str) -> frozenset[str]:
+    """Return annotated fields, init arguments and aliases of the configuration class in `file`.
+
+    The class is the one whose `model_type` matches. Configurations that inherit from another architecture's give nothing.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef) or not node.name.endswith("Config"):
+            continue
+        if model_type and not _is_plain(node):
+            continue
+        keys = _fields(node)
+        if not model_type or f"'{model_type}'" in _model_type(node):
+            return frozenset(keys)
+    return frozenset()
+
+
+def _is_plain(node: ast.ClassDef) -> bool:
+    names = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    return bool(names & {"PreTrainedConfig", "PretrainedConfig"})
+
+
+def _model_type(node: ast.ClassDef) -> str:
+    for item in node.body:
+        if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "model_type":
+            return ast.unparse(item.value).replace("-", "_")
+    return ""
+
+
+def _fields(node: ast.ClassDef) -> set[str]:
+    keys: set[str] = set()
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            keys.add(item.target.id)
+        elif isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == "attribute_map":
+            keys |= set(ast.literal_eval(item.value))
+        elif isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            keys |= {argument.arg for argument in [*item.args.args, *item.args.kwonlyargs]}
+    return keys - {"self"}

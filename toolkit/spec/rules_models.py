@@ -1,0 +1,128 @@
+"""Contradictions about models and tokens. See rules.py for the form of a rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit.spec.architectures import architecture_names, config_keys
+from toolkit.spec.nearest import did_you_mean, nearest_name
+from toolkit.spec.rules import Finding, rule
+from toolkit.spec.schema import ModelSource, Spec
+
+
+def _sources(spec: Spec) -> Iterator[tuple[str, ModelSource]]:
+    yield "models.base", spec.models.base
+    if spec.models.reward is not None:
+        yield "models.reward", spec.models.reward
+
+
+@rule("models")
+def model_is_a_folder_or_new(spec: Spec) -> Iterator[Finding]:
+    """A model source is exactly one of path and architecture."""
+    for name, source in _sources(spec):
+        if source.path and source.architecture:
+            message = "give path (a finished model) or architecture (a new one), not both"
+            yield (f"{name}.architecture", f"{name}.path"), message
+        elif not source.path and not source.architecture:
+            fix = "give path (a Hugging Face folder), or architecture and config for a new model"
+            yield (name, "models"), f"{name} names no model; {fix}"
+        elif source.path and source.config:
+            message = "a finished model has its own configuration; remove config"
+            yield (f"{name}.config",), message
+
+
+@rule("models")
+def architecture_exists(spec: Spec) -> Iterator[Finding]:
+    """transformers knows the architecture, and the architecture knows each config key."""
+    for name, source in _sources(spec):
+        if not source.architecture:
+            continue
+        known = architecture_names()
+        if known and source.architecture.replace("-", "_") not in known:
+            near = nearest_name(source.architecture, known)
+            hint = f'did you mean "{near}"?' if near else "name one such as gpt2, gpt_neox or llama"
+            message = f'transformers has no architecture "{source.architecture}"; {hint}'
+            yield (f"{name}.architecture",), message
+            continue
+        allowed = config_keys(source.architecture)
+        for key in source.config:
+            if allowed and key not in allowed:
+                message = f"{source.architecture} has no such setting; {did_you_mean(key, allowed)}"
+                yield (f"{name}.config.{key}",), message
+
+
+@rule("models", "pretrain")
+def pretrain_is_for_new_models(spec: Spec) -> Iterator[Finding]:
+    """A finished base model is not pretrained again."""
+    if spec.pretrain and spec.models.base.path:
+        fix = "set pretrain: null, or give models.base an architecture"
+        yield ("pretrain",), f"is for a model from scratch, and models.base has a path; {fix}"
+
+
+@rule("models", "text.tokenizer", "data.task")
+def new_model_needs_a_tokenizer(spec: Spec) -> Iterator[Finding]:
+    """A model from scratch brings no tokenizer."""
+    if spec.models.base.architecture and not spec.text.tokenizer and not spec.data.task:
+        message = "a model from scratch has no tokenizer; name a tokenizer's folder"
+        yield ("text.tokenizer", "models.base.architecture"), message
+
+
+@rule("models.reward", "models.reward_trained", "reward.init")
+def own_reward_backbone_starts_from_base(spec: Spec) -> Iterator[Finding]:
+    """A reward model of another backbone cannot start from the SFT model."""
+    if spec.models.reward and spec.models.reward_trained:
+        message = "models.reward_trained is finished already; remove models.reward"
+        yield ("models.reward",), message
+    elif spec.models.reward and spec.reward.init != "base":
+        message = (
+            "models.reward has a backbone of its own, which cannot start from the SFT model; "
+            "set reward.init: base"
+        )
+        yield ("reward.init", "models.reward"), message
+
+
+@rule("text", "models")
+def tokens_fit_the_model(spec: Spec) -> Iterator[Finding]:
+    """Prompt and response fit the model's positions, when the configuration names them."""
+    whole = spec.text.max_prompt + spec.text.max_response
+    for name, source in _sources(spec):
+        limit = _positions(source)
+        if limit is not None and whole > limit:
+            message = (
+                f"max_prompt {spec.text.max_prompt} + max_response {spec.text.max_response} = "
+                f"{whole} tokens, but {name} has {limit} positions; lower one of them"
+            )
+            yield ("text.max_response", "text.max_prompt", name), message
+
+
+@rule("pretrain.length", "ppo.ptx.length", "models.base")
+def text_pieces_fit_the_model(spec: Spec) -> Iterator[Finding]:
+    """Pieces of pretraining text fit the model's positions."""
+    limit = _positions(spec.models.base)
+    lengths = {
+        "pretrain.length": spec.pretrain.length if spec.pretrain else 0,
+        "ppo.ptx.length": spec.ppo.ptx.length if spec.ppo and spec.ppo.ptx else 0,
+    }
+    for path, length in lengths.items():
+        if limit is not None and length > limit:
+            message = f"{length} tokens, but models.base has {limit} positions; lower it"
+            yield (path,), message
+
+
+def _positions(source: ModelSource) -> int | None:
+    """Return the length limit of a model's configuration, or None when it does not say."""
+    config = source.config
+    if source.path:
+        file = Path(source.path) / "config.json"
+        if not file.is_file():
+            return None
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+    for key in ("n_positions", "max_position_embeddings", "n_ctx"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    return None
