@@ -1,0 +1,201 @@
+"""Stage `evaluate`: the result against where it started, on held-out prompts.
+
+Win rate = share of prompts on which the judge scores PPO's answer above SFT's, a tie counting one half, with a 95 % interval of
+the mean. The reward model is also what PPO was trained on, so the oracle's verdict stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import rlhf_kernels as rk
+from toolkit.data.batches import collate, windows
+from toolkit.data.oracle import load_oracle_or_none
+from toolkit.models.heads import Policy, Scorer
+from toolkit.models.load import load_policy, load_scalar
+from toolkit.rollout import sample_answers
+from toolkit.spec.schema import Sampling
+from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.shared import (
+    Record,
+    load_sft,
+    mean_cross_entropy,
+    pretrain_stream,
+    read_records,
+    reward_folder,
+    stream_of,
+    text_of,
+    write_records,
+)
+from toolkit.stages.verdicts import over_optimisation, win_rate
+
+_CHUNK = 256  # prompts answered together; the answers do not depend on it
+_PERPLEXITY_LENGTH = 128
+
+
+class Evaluate:
+    """Measure one model per step, compare at the end."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        """Remember the context."""
+        self.ctx, self.config, self.stream = ctx, ctx.spec.evaluate, stream_of(ctx)
+        self.measured: dict[str, dict[str, Any]] = {}
+
+    def setup(self) -> int:
+        """Choose held-out prompts, judges and models."""
+        ctx = self.ctx
+        self.text = text_of(ctx)
+        prompts = read_records(ctx.inputs["data"] / "prompts.valid.jsonl")
+        count = min(self.config.prompts, len(prompts))
+        self.prompts = [prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]]
+        self.oracle = load_oracle_or_none(ctx.spec)
+        folder = reward_folder(ctx)
+        self.reward = None if folder is None else Scorer(load_scalar(folder), ctx.spec.hardware)
+        self.reference = self._policy(load_sft(ctx, self.text))
+        self.names: dict[str, Path | None] = {"sft": None}
+        if "ppo" in ctx.inputs:
+            for name, folder_name in (("ppo_ema", "policy_ema"), ("ppo_last", "policy")):
+                if (ctx.inputs["ppo"] / folder_name).exists():
+                    self.names[name] = ctx.inputs["ppo"] / folder_name
+        return len(self.names)
+
+    def _policy(self, model: Any) -> Policy:
+        spec = self.ctx.spec
+        return Policy(model, self.text.vocab, spec.hardware, self.config.temperature)
+
+    def step(self, i: int) -> dict[str, float]:
+        """Answer the prompts with model i, judge the answers, measure KL and perplexity."""
+        name, folder = list(self.names.items())[i]
+        policy = self.reference if folder is None else self._policy(load_policy(folder, self.text))
+        rows = [r for a in range(0, len(self.prompts), _CHUNK) for r in self._answer(policy, a)]
+        figures = {key: float(np.mean([r[key] for r in rows])) for key in ("length", "finished", "kl")}
+        figures["eos_rate"] = figures.pop("finished")
+        for judge in ("oracle", "reward"):
+            if judge in rows[0]:
+                figures[judge] = float(np.mean([r[judge] for r in rows]))
+        if self.oracle is not None:
+            figures["exact"] = float(np.mean([r["oracle"] >= 1.0 for r in rows]))
+        perplexity = self._perplexity(policy)
+        if perplexity is not None:
+            figures["perplexity"] = perplexity
+        self.measured[name] = {"figures": figures, "rows": rows}
+        return figures
+
+    def _answer(self, policy: Policy, first: int) -> list[Record]:
+        """Answer and judge one chunk; every model draws with the same random numbers."""
+        chosen = self.prompts[first : first + _CHUNK]
+        ids = [c["prompt_ids"] for c in chosen]
+        answers = sample_answers(
+            policy,
+            self.text,
+            ids,
+            sampling=Sampling(temperature=self.config.temperature),
+            draws=(self.stream, "answer", range(first, first + len(chosen))),
+            max_response=self.ctx.spec.text.max_response,
+        )
+        batch = collate(ids, answers.ids, self.text.pad_id)
+        ours, theirs = policy.logprobs(batch)[0], self.reference.logprobs(batch)[0]
+        kl = (rk.token_kl(ours, theirs, estimator="k1") * batch.mask).sum(1).tolist()
+        rows: list[Record] = [
+            {
+                "prompt": c["prompt"],
+                "response": self.text.decode_response(a)[0],
+                "finished": done,
+                "length": len(a),
+                "kl": k,
+            }
+            for c, a, done, k in zip(chosen, answers.ids, answers.finished, kl, strict=True)
+        ]
+        self._judge(rows, batch)
+        return rows
+
+    def _judge(self, rows: list[Record], batch: Any) -> None:
+        verdicts: dict[str, list[float]] = {}
+        if self.reward is not None:
+            verdicts["reward"] = self.reward.scores(batch).tolist()
+        if self.oracle is not None:
+            columns = ([r[key] for r in rows] for key in ("prompt", "response", "finished"))
+            verdicts["oracle"] = self.oracle(*columns)
+        for judge, scores in verdicts.items():
+            for row, score in zip(rows, scores, strict=True):
+                row[judge] = float(score)
+
+    @torch.no_grad()
+    def _perplexity(self, policy: Policy) -> float | None:
+        """exp of the mean token loss on held-out pretraining text, at temperature 1."""
+        tokens = pretrain_stream(self.ctx, "valid")
+        length = _PERPLEXITY_LENGTH
+        if tokens is None or self.config.perplexity_tokens == 0 or len(tokens) < 3:
+            return None
+        length = min(length, len(tokens) - 1)
+        count = max(1, self.config.perplexity_tokens // length)
+        starts = list(range(0, len(tokens) - length, length))[:count]
+        plain = Policy(policy.model, policy.vocab, policy.hardware)
+        parts = (starts[a : a + 32] for a in range(0, len(starts), 32))
+        return math.exp(mean_cross_entropy(plain, (windows(tokens, p, length) for p in parts)))
+
+    def state(self) -> dict[str, Any]:
+        """What is measured so far."""
+        return {"measured": self.measured}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.measured = dict(state["measured"])
+
+    def finish(self) -> StageResult:
+        """Compare, warn, write."""
+        models = {name: held["figures"] for name, held in self.measured.items()}
+        decider = self._decider()
+        result: dict[str, Any] = {"prompts": len(self.prompts), "models": models}
+        warnings: list[str] = []
+        if decider is not None:
+            result["weights"] = decider.removeprefix("ppo_")
+            result["judges"] = self._win_rates(decider)
+            warnings = over_optimisation(models["sft"], models[decider], self._curve())
+            self._write_samples(decider)
+        path = self.ctx.inputs.get("reward")
+        if path is not None:
+            accuracy = json.loads((path / "accuracy.json").read_text())["valid"]
+            result["reward_accuracy"] = accuracy.get("accuracy")
+        result["warnings"] = warnings
+        (self.ctx.work / "evaluation.json").write_text(json.dumps(result, indent=1))
+        return StageResult(summary=result, warnings=tuple(warnings))
+
+    def _decider(self) -> str | None:
+        wanted = f"ppo_{self.config.weights}"
+        if wanted in self.measured:
+            return wanted
+        return "ppo_last" if "ppo_last" in self.measured else None
+
+    def _win_rates(self, decider: str) -> dict[str, Any]:
+        ours, theirs = self.measured[decider]["rows"], self.measured["sft"]["rows"]
+        return {
+            judge: win_rate([r[judge] for r in ours], [r[judge] for r in theirs])
+            for judge in self.config.win_rate
+            if judge in ours[0]
+        }
+
+    def _curve(self) -> list[Record]:
+        """PPO's metrics, one record per iteration."""
+        path = self.ctx.inputs["ppo"] / "metrics.jsonl"
+        return read_records(path) if path.exists() else []
+
+    def _write_samples(self, decider: str) -> None:
+        pairs = zip(self.measured["sft"]["rows"], self.measured[decider]["rows"], strict=True)
+        records = []
+        for sft, ppo in list(pairs)[: self.config.samples]:
+            record = {"prompt": sft["prompt"], "sft": sft["response"], "ppo": ppo["response"]}
+            for judge in ("oracle", "reward"):
+                if judge in sft:
+                    record |= {f"{judge}_sft": sft[judge], f"{judge}_ppo": ppo[judge]}
+            records.append(record)
+        write_records(self.ctx.work / "samples.jsonl", records)
+
+
+STAGE = Evaluate

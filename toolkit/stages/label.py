@@ -1,0 +1,102 @@
+"""Stage `label`: rank each prompt's answers, by an oracle, by a file, or by a reward model. Equal scores are a tie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data.batches import collate
+from toolkit.data.oracle import load_oracle
+from toolkit.models.heads import Scorer
+from toolkit.models.load import load_scalar
+from toolkit.spec.errors import StageFailed
+from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.shared import Record, read_records, text_of, write_records
+
+
+class Label:
+    """Rank everything in one step."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        """Remember the context."""
+        self.ctx, self.config = ctx, ctx.spec.label
+        self.records: list[Record] = []
+
+    def setup(self) -> int:
+        """Read the answers, and the rankings that came as a file."""
+        self.text = text_of(self.ctx)
+        given = self.ctx.inputs["data"] / "rankings.jsonl"
+        self.given = read_records(given) if given.exists() else []
+        self.samples: list[Record] = []
+        if "collect" in self.ctx.inputs and self.config.by != "file":
+            self.samples = read_records(self.ctx.inputs["collect"] / "samples.jsonl")
+        if not self.samples and not self.given:
+            raise StageFailed("label: there is nothing to rank; give data.rankings or a collect section")
+        return 1
+
+    def step(self, i: int) -> dict[str, float]:
+        """Score all answers, turn scores into ranks, add the rankings from the file."""
+        scores = self._scores() if self.samples else []
+        ranked = [
+            {**sample, "scores": own, "ranks": ranks_of(own, ties=self.config.ties)}
+            for sample, own in zip(self.samples, scores, strict=True)
+        ]
+        self.records = ranked + self.given
+        tied = [len(r["ranks"]) - len(set(r["ranks"])) for r in self.records]
+        return {"prompts": float(len(self.records)), "ties": float(np.mean([t > 0 for t in tied]))}
+
+    def _scores(self) -> list[list[float]]:
+        sizes = [len(s["responses"]) for s in self.samples]
+        flat = self._by_model() if self.config.by == "model" else self._by_oracle()
+        if len(flat) != sum(sizes) or not np.isfinite(flat).all():
+            raise StageFailed(
+                f"label: the labeller returned {len(flat)} scores for {sum(sizes)} answers, or one that is not a "
+                "number; it must return one finite number per answer"
+            )
+        ends = np.cumsum(sizes)
+        return [list(map(float, flat[e - s : e])) for s, e in zip(sizes, ends, strict=True)]
+
+    def _by_oracle(self) -> list[float]:
+        prompts = [s["prompt"] for s in self.samples for _ in s["responses"]]
+        responses = [r for s in self.samples for r in s["responses"]]
+        finished = [f for s in self.samples for f in s["finished"]]
+        return load_oracle(self.ctx.spec)(prompts, responses, finished)
+
+    def _by_model(self) -> list[float]:
+        assert self.config.model is not None
+        scorer = Scorer(load_scalar(Path(self.config.model.path)), self.ctx.spec.hardware)
+        flat: list[float] = []
+        for sample in self.samples:
+            count = len(sample["responses_ids"])
+            batch = collate(
+                [sample["prompt_ids"]] * count, sample["responses_ids"], self.text.pad_id
+            )
+            flat += scorer.scores(batch).tolist()
+        return flat
+
+    def state(self) -> dict[str, Any]:
+        """One step: nothing to keep."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """One step: nothing to continue."""
+
+    def finish(self) -> StageResult:
+        """Write the rankings."""
+        write_records(self.ctx.work / "rankings.jsonl", self.records)
+        tied = sum(len(r["ranks"]) - len(set(r["ranks"])) > 0 for r in self.records)
+        return StageResult(summary={"prompts": len(self.records), "prompts_with_ties": tied})
+
+
+def ranks_of(scores: list[float], *, ties: bool) -> list[int]:
+    """1 is best; equal scores share a rank, or (ties=False) the earlier answer wins."""
+    if ties:
+        order = sorted(set(scores), reverse=True)
+        return [order.index(score) + 1 for score in scores]
+    by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
+    return [by_score.index(i) + 1 for i in range(len(scores))]
+
+
+STAGE = Label

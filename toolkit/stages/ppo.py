@@ -1,0 +1,324 @@
+"""Stage `ppo`: PPO against the reward model, with the pretraining term (InstructGPT 3.5, C.4).
+
+    maximise  E[ r(x,y) - kl_coef * log(pi_RL(y|x) / pi_ref(y|x)) ]  +  ptx_coef * E_pretrain[ log pi_RL(x) ]
+
+One step here is one iteration: sample a batch of episodes, then inner_epochs passes over it in minibatches. For each minibatch
+the PPO gradient and the pretraining gradient are computed one after the other and accumulated, then one optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+
+import rlhf_kernels as rk
+from toolkit.data.batches import collate, windows
+from toolkit.data.oracle import load_function_judge, load_oracle_or_none
+from toolkit.models.heads import Policy, Scorer
+from toolkit.models.load import load_scalar, make_scalar
+from toolkit.models.save import save_model
+from toolkit.rollout import sample_answers
+from toolkit.spec.errors import StageFailed
+from toolkit.spec.schema import Sampling
+from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.experience import Experience, Models, make_experience
+from toolkit.stages.shared import (
+    backward_cross_entropy,
+    load_sft,
+    pretrain_stream,
+    read_records,
+    reward_folder,
+    sft_folder,
+    stream_of,
+    text_of,
+    write_records,
+)
+from toolkit.training.ema import make_ema
+from toolkit.training.guard import StopStage, check_finite
+from toolkit.training.optim import make_ppo_updater
+from toolkit.training.random import Order, Stream
+
+_AUDIT = {"fp32": 1e-5, "bf16": 1e-2}  # recomputed log-probs of the same weights (detail 29)
+_NEGATIVE_KL = 10  # iterations in a row with a negative mean before it is called sustained (detail 27)
+
+
+class PPO:
+    """Train the policy and its value function."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        """Remember the context."""
+        self.ctx, self.config, self.stream = ctx, ctx.spec.ppo, stream_of(ctx)
+        self.audit: dict[str, float] = {}
+        self.kls: list[float] = []
+        self.last: Experience | None = None
+
+    def setup(self) -> int:
+        """Load policy, reference, reward and value model; the reference never changes."""
+        ctx, config, hardware = self.ctx, self.config, self.ctx.spec.hardware
+        self.text = text_of(ctx)
+        self.prompts = read_records(ctx.inputs["data"] / "prompts.train.jsonl")
+        self.order = Order(self.stream, len(self.prompts))
+        policy = Policy(load_sft(ctx, self.text), self.text.vocab, hardware, config.temperature)
+        reference = Policy(load_sft(ctx, self.text), self.text.vocab, hardware, config.temperature)
+        reward = reward_folder(ctx)
+        if reward is None:
+            raise StageFailed("ppo: the run has no reward model; give models.reward_trained or a reward stage")
+        self.models = Models(policy, reference, self._value(), Scorer(load_scalar(reward), hardware))
+        for frozen in (reference.model, self.models.reward.model):
+            frozen.requires_grad_(False)
+        minibatches = config.batch // config.minibatch
+        per_iteration = config.inner_epochs * minibatches
+        iterations = config.episodes // config.batch
+        steps = {"per_iteration": per_iteration, "total": iterations * per_iteration}
+        self.updater = make_ppo_updater(policy.model, config, config.lr, **steps)
+        self.value_updater = make_ppo_updater(self.models.value.model, config, config.value.lr, **steps)
+        self.ema = None if config.ema is None else make_ema(policy.model, config.ema)
+        self.pretrain = self._pretrain_text()
+        self.oracle = load_oracle_or_none(ctx.spec)
+        extra = config.extra_reward
+        self.extra = None if extra is None else load_function_judge(extra.fn)
+        return iterations
+
+    def _value(self) -> Scorer:
+        """The value function starts as the reward model (detail 17)."""
+        ctx = self.ctx
+        folder = reward_folder(ctx)
+        if self.config.value.init == "reward" and folder is not None:
+            return Scorer(load_scalar(folder), ctx.spec.hardware)
+        start = sft_folder(ctx)
+        if start is None:
+            raise StageFailed("ppo.value.init is sft but no SFT model is on disk; set it to reward")
+        head = Stream(ctx.spec.seed, "value head")
+        return Scorer(make_scalar(start, self.text, head), ctx.spec.hardware)
+
+    def _pretrain_text(self) -> torch.Tensor | None:
+        if self.config.ptx is None or self.config.ptx.coef == 0:
+            return None
+        tokens = pretrain_stream(self.ctx, "train")
+        have = 0 if tokens is None else len(tokens)
+        if tokens is None or have <= self.config.ptx.length + 1:
+            raise StageFailed(
+                f"ppo.ptx.length is {self.config.ptx.length} but the pretraining text has {have} tokens; "
+                "give data.pretrain more text or lower ppo.ptx.length"
+            )
+        return tokens
+
+    def step(self, i: int) -> dict[str, float]:
+        """One iteration: sample, score, then update in minibatches."""
+        experience = self._sample(i)
+        self._apply_stop_rules(i, experience)
+        sums: dict[str, float] = defaultdict(float)
+        lr = self.updater.lr
+        for epoch in range(self.config.inner_epochs):
+            order = torch.from_numpy(self.stream.permutation(self.config.batch, "minibatch", i, epoch))
+            for m, rows in enumerate(order.split(self.config.minibatch)):
+                stats = self._policy_step(i, experience, rows)
+                stats.update(self._value_step(i, experience, rows))
+                if i == 0 and epoch == 0 and m == 0:
+                    self._audit(experience, stats)
+                if self.ema is not None:
+                    self.ema.update_parameters(self.models.policy.model)
+                for name, value in stats.items():
+                    sums[name] += value
+        updates = self.config.inner_epochs * (self.config.batch // self.config.minibatch)
+        means = {name: value / updates for name, value in sums.items()}
+        self.last = experience
+        return {**self._objective(experience), **means, "lr": lr}
+
+    def _sample(self, i: int) -> Experience:
+        """Answer a batch of prompts with the present policy, and score the answers."""
+        config = self.config
+        first = i * config.batch
+        chosen = [self.prompts[p] for p in self.order.take(first, config.batch)]
+        prompt_ids = [c["prompt_ids"] for c in chosen]
+        answers = sample_answers(
+            self.models.policy,
+            self.text,
+            prompt_ids,
+            sampling=Sampling(temperature=config.temperature),
+            draws=(self.stream, "answer", range(first, first + config.batch)),
+            max_response=self.ctx.spec.text.max_response,
+        )
+        batch = collate(prompt_ids, answers.ids, self.text.pad_id)
+        responses = [self.text.decode_response(ids)[0] for ids in answers.ids]
+        texts = ([c["prompt"] for c in chosen], responses, answers.finished)
+        return make_experience(config, self.models, batch, texts, self.extra)
+
+    def _policy_step(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
+        """PPO gradient, then the pretraining gradient, accumulated; one optimizer step."""
+        stats = self._backward_ppo(i, experience, rows)
+        if self.pretrain is not None:
+            stats.update(self._backward_ptx(i))
+        stats["ppo/total_grad_norm"] = self.updater.step()
+        return stats
+
+    def _backward_ppo(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
+        config, batch = self.config, experience.batch.rows(rows)
+        in_loss = config.kl.place == "loss"
+        sums: dict[str, float] = defaultdict(float)
+        for span, micro in batch.micro(self.ctx.spec.hardware.micro_batch):
+            mine, mask = rows[span], micro.mask
+            logits, targets = self.models.policy.logits(micro)
+            loss, stats = rk.ppo_loss_from_logits(
+                logits,
+                targets,
+                experience.logprobs[mine][mask],
+                experience.advantages[mine][mask],
+                torch.ones_like(targets, dtype=torch.bool),
+                cliprange=config.cliprange,
+                temperature=config.temperature,
+                entropy_coef=config.entropy_coef,
+                kl_coef=config.kl.coef if in_loss else 0.0,
+                kl_estimator=config.kl.estimator if in_loss else "k3",
+                ref_logprobs=experience.ref_logprobs[mine][mask] if in_loss else None,
+                denominator=batch.tokens,
+                inplace=True,
+            )
+            check_finite(self.ctx, i, "the policy loss", float(loss.detach()), ids=micro.ids)
+            loss.backward()
+            _add(sums, stats, "ppo/policy/", micro.tokens / max(1, batch.tokens))
+        return {**sums, "ppo/grad_norm": self.updater.grad_norm()}
+
+    def _backward_ptx(self, i: int) -> dict[str, float]:
+        """Add ptx_coef times the gradient of the mean token cross-entropy on pretraining text."""
+        ptx = self.config.ptx
+        assert ptx is not None and self.pretrain is not None
+        count = max(1, round(ptx.ratio * self.config.minibatch))
+        generator = self.stream.numpy("ptx", self.updater.steps)
+        starts = generator.integers(0, len(self.pretrain) - ptx.length, size=count).tolist()
+        held = [(p, p.grad) for p in self.updater.parameters]
+        for parameter, _ in held:
+            parameter.grad = None
+        batch = windows(self.pretrain, starts, ptx.length)
+        loss = backward_cross_entropy(self.models.policy, batch, weight=ptx.coef)
+        check_finite(self.ctx, i, "the pretraining loss", loss, ids=batch.ids)
+        norm = self.updater.grad_norm()
+        for parameter, grad in held:
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return {"ptx/loss": loss, "ptx/grad_norm": norm}
+
+    def _value_step(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
+        """Clipped value loss, one optimizer step of the value model."""
+        config, batch = self.config.value, experience.batch.rows(rows)
+        sums: dict[str, float] = defaultdict(float)
+        for span, micro in batch.micro(self.ctx.spec.hardware.micro_batch):
+            mine = rows[span]
+            loss, stats = rk.value_loss(
+                self.models.value.values_of(micro),
+                experience.values[mine],
+                experience.returns[mine],
+                micro.mask,
+                cliprange_value=config.cliprange,
+                denominator=batch.tokens,
+            )
+            check_finite(self.ctx, i, "the value loss", float(loss.detach()), ids=micro.ids)
+            (config.vf_coef * loss).backward()
+            sums["ppo/val/loss"] += float(loss.detach())
+            sums["ppo/val/clipfrac"] += float(stats["clipfrac"])
+        return {**sums, "ppo/val/grad_norm": self.value_updater.step()}
+
+    def _audit(self, experience: Experience, stats: dict[str, float]) -> None:
+        """On the first minibatch the policy still is the reference: ratio 1 and KL 0, or log-probs are wrong (detail 29)."""
+        limit = _AUDIT[self.ctx.spec.hardware.precision]
+        self.audit = {
+            "max_ratio_error": stats["ppo/policy/ratio_error"],
+            "max_abs_kl": float(experience.kl.abs().max()),
+        }
+        for name, value in self.audit.items():
+            if not value <= limit:
+                raise StageFailed(
+                    f"ppo: on the first minibatch {name} is {value:.3g}, above {limit:g}, though policy and reference hold "
+                    "the same weights: log-probs are not reproducible (dropout left on, or a temperature or padding that "
+                    "differs between passes)"
+                )
+
+    def _apply_stop_rules(self, i: int, experience: Experience) -> None:
+        kl = float(experience.kl.sum(1).mean())
+        self.kls = [*self.kls, kl][-_NEGATIVE_KL:]
+        limit = self.config.stop_if.kl_above
+        if limit is not None and kl > limit:
+            raise StopStage(
+                f"PPO stopped before iteration {i + 1}: the KL to the reference is {kl:.1f} nats per response, above "
+                f"ppo.stop_if.kl_above = {limit:g}; raise ppo.kl.coef, lower ppo.lr, or raise the limit"
+            )
+        if len(self.kls) == _NEGATIVE_KL and max(self.kls) < 0:
+            self.ctx.event(
+                "warning",
+                stage=self.ctx.name,
+                message=f"the mean KL was negative for {_NEGATIVE_KL} iterations in a row: sampling and log-probs disagree",
+            )
+
+    def _objective(self, experience: Experience) -> dict[str, float]:
+        """OpenAI's names; kl and entropy in nats per response."""
+        batch = experience.batch
+        values = {
+            "objective/kl": float(experience.kl.sum(1).mean()),
+            "objective/kl_coef": self.config.kl.coef,
+            "objective/entropy": float(experience.entropy.sum(1).mean()),
+            "objective/score": float(experience.scores.mean()),
+            "objective/rewards": float(experience.rewards.sum(1).mean()),
+            "ppo/val/var_explained": float(
+                rk.explained_variance(experience.values, experience.returns, batch.mask)
+            ),
+            "response/length": batch.tokens / len(batch),
+            "response/eos_rate": sum(experience.finished) / len(batch),
+        }
+        if self.oracle is not None:
+            judged = self.oracle(experience.prompts, experience.responses, experience.finished)
+            values["objective/oracle"] = sum(judged) / len(judged)
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """All weights that change, both optimizers, the average, the audit, recent KLs."""
+        return {
+            "policy": self.models.policy.model.state_dict(),
+            "value": self.models.value.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "updater": self.updater.state(),
+            "value_updater": self.value_updater.state(),
+            "audit": self.audit,
+            "kls": self.kls,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.models.policy.model.load_state_dict(state["policy"])
+        self.models.value.model.load_state_dict(state["value"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.updater.restore(state["updater"])
+        self.value_updater.restore(state["value_updater"])
+        self.audit, self.kls = dict(state["audit"]), list(state["kls"])
+
+    def finish(self) -> StageResult:
+        """Save the policy, its average, the value model, and the last answers."""
+        work, text = self.ctx.work, self.text
+        save_model(self.models.policy.model, work / "policy", text)
+        save_model(self.models.value.model, work / "value", text)
+        if self.ema is not None:
+            save_model(self.ema.module, work / "policy_ema", text)
+        if self.last is not None:
+            rows = zip(self.last.prompts, self.last.responses, self.last.scores.tolist(), strict=True)
+            records = [{"prompt": p, "response": r, "score": s} for p, r, s in rows]
+            write_records(work / "samples.jsonl", records[:64])
+        summary = {"optimizer_steps": self.updater.steps, "audit": self.audit}
+        summary["value_optimizer_steps"] = self.value_updater.steps
+        return StageResult(summary=summary)
+
+
+def _add(sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str, share: float) -> None:
+    """Add a micro-batch's statistics: sums over the minibatch's denominator add, spreads are averaged, extremes taken."""
+    for name, value in stats.items():
+        number = float(value)
+        if name in ("ratio_max", "ratio_error"):
+            sums[prefix + name] = max(sums.get(prefix + name, number), number)
+        elif name == "ratio_var":
+            sums[prefix + name] += number * share
+        else:
+            sums[prefix + name] += number
+
+
+STAGE = PPO

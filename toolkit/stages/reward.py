@@ -1,0 +1,242 @@
+"""Stage `reward`: train the reward model on rankings (InstructGPT C.2, 3.5).
+
+loss = - mean over prompts of mean over a prompt's pairs of log sigmoid(r(x, y_better) - r(x, y_worse))
+
+All pairs of a prompt are one batch element: each answer is forwarded once. Afterwards scores are shifted so that the
+demonstrations average 0; the shift stands as `score_offset` in config.json, since such heads have no bias.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import rlhf_kernels as rk
+from toolkit.data.batches import collate, offsets
+from toolkit.models.heads import Scorer
+from toolkit.models.load import make_scalar
+from toolkit.models.save import save_model
+from toolkit.spec.errors import StageFailed
+from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.shared import (
+    Record,
+    language_model_state,
+    load_pretrained,
+    pretrained_folder,
+    read_records,
+    sft_folder,
+    stream_of,
+    text_of,
+    write_records,
+)
+from toolkit.training.guard import check_finite
+from toolkit.training.optim import make_updater
+from toolkit.training.random import Order, Stream, key_of
+
+_CENTRE_ON = 2048  # demonstrations scored for the centring constant; its error is then 2 % of their spread
+
+
+class Reward:
+    """Train a scalar model to order answers as the rankings do."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        """Remember the context."""
+        self.ctx, self.config, self.stream = ctx, ctx.spec.reward, stream_of(ctx)
+
+    def setup(self) -> int:
+        """Load the rankings, hold some prompts out, put a scalar head on the backbone."""
+        ctx, config = self.ctx, self.config
+        self.text = text_of(ctx)
+        records = read_records(ctx.inputs["label"] / "rankings.jsonl")
+        self.train, self.valid = split_by_prompt(records, ctx.spec.data.split.valid, ctx.spec.seed)
+        if not any(len(set(r["ranks"])) > 1 for r in self.train):
+            raise StageFailed(
+                f"reward: none of the {len(self.train)} training prompts has two answers of different rank, so there is "
+                "nothing to learn; collect more prompts, raise collect.k, or look at the labels"
+            )
+        self.model = make_scalar(self._backbone(), self.text, Stream(ctx.spec.seed, "reward head"))
+        self.scorer = Scorer(self.model, ctx.spec.hardware)
+        self.per_epoch = math.ceil(len(self.train) / config.batch)
+        total = config.epochs * self.per_epoch
+        self.updater = make_updater(self.model, config.optimizer, config.lr, config.schedule, total)
+        self.order = Order(self.stream, len(self.train))
+        return total
+
+    def _backbone(self) -> Path:
+        """The folder the trunk comes from; a model that exists nowhere yet is written down first."""
+        ctx = self.ctx
+        own = ctx.spec.models.reward
+        if own is not None and own.path is not None:
+            return Path(own.path)
+        folder = sft_folder(ctx) if self.config.init == "sft" else pretrained_folder(ctx)
+        if folder is None:
+            folder = ctx.work / "untrained"
+            save_model(load_pretrained(ctx, self.text), folder, self.text)
+        return folder
+
+    def step(self, i: int) -> dict[str, float]:
+        """One optimizer step on `batch` prompts with all their answers."""
+        epoch, place = divmod(i, self.per_epoch)
+        start = place * self.config.batch
+        count = min(self.config.batch, len(self.train) - start)
+        rows = self.order.take(epoch * len(self.train) + start, count)
+        records = [self.train[r] for r in rows]
+        lr = self.updater.lr
+        loss, accuracy = self._backward(i, records)
+        return {"loss": loss, "accuracy": accuracy, "grad_norm": self.updater.step(), "lr": lr}
+
+    def _backward(self, i: int, records: list[Record]) -> tuple[float, float]:
+        """Accumulate gradients over micro-batches of whole prompts; return (loss, accuracy)."""
+        useful = [r for r in records if self.config.ties == "half" or len(set(r["ranks"])) > 1]
+        total, right, pairs = 0.0, 0.0, 0.0
+        for part in _by_answers(useful, self.ctx.spec.hardware.micro_batch):
+            scores = self.scorer.scores_of(self._collate(part))
+            loss, stats = self._loss(scores, part, denominator=len(useful))
+            check_finite(self.ctx, i, "the loss", float(loss.detach()), records=part)
+            loss.backward()
+            total += float(loss.detach())
+            right += float(stats["accuracy"]) * float(stats["pairs"])
+            pairs += float(stats["pairs"])
+        return total, right / max(1.0, pairs)
+
+    def _loss(
+        self, scores: Tensor, records: list[Record], denominator: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        ranks = torch.tensor([rank for r in records for rank in r["ranks"]])
+        groups = torch.tensor(offsets([len(r["ranks"]) for r in records]))
+        return rk.ranking_loss(
+            scores, ranks, groups, ties=self.config.ties, denominator=denominator
+        )
+
+    def _collate(self, records: list[Record]) -> Any:
+        prompts = [r["prompt_ids"] for r in records for _ in r["responses_ids"]]
+        responses = [ids for r in records for ids in r["responses_ids"]]
+        return collate(prompts, responses, self.text.pad_id)
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimizer, schedule."""
+        return language_model_state(self.model, self.updater)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.model.load_state_dict(state["model"])
+        self.updater.restore(state["updater"])
+
+    def finish(self) -> StageResult:
+        """Centre the scores, measure held-out accuracy, save, apply the gate."""
+        self._centre()
+        accuracy = self._accuracy()
+        (self.ctx.work / "accuracy.json").write_text(json.dumps(accuracy, indent=1))
+        write_records(self.ctx.work / "rankings.valid.jsonl", self.valid)
+        save_model(self.model, self.ctx.work / "model", self.text)
+        skipped = sum(len(set(r["ranks"])) == 1 for r in self.train)
+        summary = {
+            "steps": self.updater.steps,
+            "prompts": len(self.train),
+            "prompts_without_pairs": skipped if self.config.ties == "drop" else 0,
+            "accuracy": accuracy["valid"].get("accuracy"),
+            "score_offset": accuracy["score_offset"],
+        }
+        return StageResult(summary=summary, gate=self._gate(accuracy["valid"]))
+
+    def _centre(self) -> None:
+        """Shift so that the demonstrations average 0 (3.5)."""
+        if self.config.center_on is None:
+            return
+        path = self.ctx.inputs["data"] / "demonstrations.train.jsonl"
+        demos = read_records(path)[:_CENTRE_ON] if path.exists() else []
+        if not demos:
+            raise StageFailed(
+                "reward.center_on is demonstrations but the run has none; give data.demonstrations or set it to null"
+            )
+        scores = [self._score_all([d["prompt_ids"]], [d["response_ids"]]) for d in demos]
+        self.model.config.score_offset = float(torch.cat(scores).double().mean())
+        self.scorer = Scorer(self.model, self.ctx.spec.hardware)
+
+    def _score_all(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
+        return self.scorer.scores(collate(prompts, responses, self.text.pad_id))
+
+    def _accuracy(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"score_offset": self.model.config.score_offset}
+        parts["train"] = self._measure(self.train[:_CENTRE_ON])
+        scores = self._scores(self.valid)
+        parts["valid"] = self._measure(self.valid, scores)
+        parts["by_k"] = {
+            str(k): self._measure(*_where(self.valid, scores, lambda r, k=k: len(r["ranks"]) == k))
+            for k in sorted({len(r["ranks"]) for r in self.valid})
+        }
+        parts["by_labeler"] = {
+            str(who): self._measure(
+                *_where(self.valid, scores, lambda r, who=who: r.get("labeler") == who)
+            )
+            for who in sorted({r["labeler"] for r in self.valid if r.get("labeler")})
+        }
+        if scores:
+            flat = torch.cat(scores).numpy()
+            counts, edges = np.histogram(flat, bins=24)
+            parts["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
+        return parts
+
+    def _scores(self, records: list[Record]) -> list[Tensor]:
+        return [self.scorer.scores(self._collate([r])) for r in records]
+
+    def _measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
+        """Accuracy over all comparable pairs of the records."""
+        if not records:
+            return {"pairs": 0}
+        flat = torch.cat(self._scores(records) if scores is None else scores)
+        loss, stats = self._loss(flat, records)
+        pairs = int(stats["pairs"])
+        if pairs == 0:
+            return {"pairs": 0}
+        return {"accuracy": float(stats["accuracy"]), "pairs": pairs, "loss": float(loss)}
+
+    def _gate(self, valid: dict[str, Any]) -> str | None:
+        gate, accuracy = self.config.gate, valid.get("accuracy")
+        if gate is None or (accuracy is not None and accuracy >= gate.accuracy):
+            return None
+        got = "no held-out pair exists" if accuracy is None else f"{accuracy:.3f}"
+        return (
+            f"held-out accuracy of the reward model: {got}, reward.gate.accuracy asks for {gate.accuracy}; "
+            "collect more comparisons, train longer, or lower the gate"
+        )
+
+
+def split_by_prompt(
+    records: list[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Hold out `share` of the prompts (users, where given); nobody stands on both sides, whatever the order."""
+    train, valid = [], []
+    for record in records:
+        owner = str(record.get("user") or record["prompt"])
+        held = key_of(seed, "held-out rankings", owner) / 2**128 < share
+        (valid if held else train).append(record)
+    return train, valid
+
+
+def _where(records: list[Record], scores: list[Tensor], keep: Any) -> tuple[Any, Any]:
+    chosen = [(r, s) for r, s in zip(records, scores, strict=True) if keep(r)]
+    return [r for r, _ in chosen], [s for _, s in chosen]
+
+
+def _by_answers(records: list[Record], limit: int | None) -> list[list[Record]]:
+    """Cut into parts of at most `limit` answers, never inside a prompt."""
+    parts: list[list[Record]] = []
+    held = 0
+    for record in records:
+        size = len(record["ranks"])
+        if not parts or (limit is not None and held + size > limit):
+            parts.append([])
+            held = 0
+        parts[-1].append(record)
+        held += size
+    return parts
+
+
+STAGE = Reward

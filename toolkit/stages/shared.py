@@ -1,0 +1,118 @@
+"""What several stages do: find their inputs, read and write records, train a language model for one step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import rlhf_kernels as rk
+from toolkit.data.batches import Batch
+from toolkit.data.tokenize import Text, load_text
+from toolkit.models.heads import Policy
+from toolkit.models.load import load_base, load_policy
+from toolkit.stages.context import StageContext
+from toolkit.training.optim import Updater
+from toolkit.training.random import Stream
+
+Record = dict[str, Any]
+
+
+def text_of(ctx: StageContext) -> Text:
+    """The run's one tokenizer."""
+    return load_text(ctx.inputs["data"] / "tokenizer", ctx.spec.text)
+
+
+def stream_of(ctx: StageContext) -> Stream:
+    """The stage's random numbers."""
+    return Stream(ctx.spec.seed, ctx.kind, ctx.round)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read JSON Lines that a stage of ours wrote."""
+    with path.open() as file:
+        return [json.loads(line) for line in file]
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines."""
+    with path.open("w") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
+
+
+def pretrained_folder(ctx: StageContext) -> Path | None:
+    """Where the pretrained model lies, or None when it is made from scratch and never pretrained."""
+    if "pretrain" in ctx.inputs:
+        return ctx.inputs["pretrain"] / "model"
+    path = ctx.spec.models.base.path
+    return None if path is None else Path(path)
+
+
+def load_pretrained(ctx: StageContext, text: Text) -> PreTrainedModel:
+    """The model before SFT."""
+    folder = pretrained_folder(ctx)
+    if folder is not None:
+        return load_policy(folder, text)
+    return load_base(ctx.spec.models.base, text, Stream(ctx.spec.seed, "base"))
+
+
+def sft_folder(ctx: StageContext) -> Path | None:
+    """Where the SFT model lies; the pretrained one when the spec has `sft: null`."""
+    return ctx.inputs["sft"] / "model" if "sft" in ctx.inputs else pretrained_folder(ctx)
+
+
+def load_sft(ctx: StageContext, text: Text) -> PreTrainedModel:
+    """The model after SFT; the pretrained one when the spec has `sft: null`."""
+    folder = sft_folder(ctx)
+    return load_pretrained(ctx, text) if folder is None else load_policy(folder, text)
+
+
+def reward_folder(ctx: StageContext) -> Path | None:
+    """Where the reward model lies, or None when the run has none."""
+    trained = ctx.spec.models.reward_trained
+    if trained is not None:
+        return Path(trained.path)
+    return ctx.inputs["reward"] / "model" if "reward" in ctx.inputs else None
+
+
+def pretrain_stream(ctx: StageContext, part: str) -> torch.Tensor | None:
+    """Token stream of the pretraining text, int32, or None when the run has no such text."""
+    import numpy as np
+
+    path = ctx.inputs["data"] / f"pretrain.{part}.npy"
+    return torch.from_numpy(np.load(path)) if path.exists() else None
+
+
+def backward_cross_entropy(
+    policy: Policy, batch: Batch, *, weight: float = 1.0, denominator: int | None = None
+) -> float:
+    """Accumulate gradients of weight * mean token cross-entropy, in micro-batches; return the unweighted loss."""
+    tokens = batch.tokens if denominator is None else denominator
+    total = 0.0
+    for _, micro in batch.micro(policy.hardware.micro_batch):
+        logits, targets = policy.logits(micro)
+        loss, _ = rk.cross_entropy(logits, targets, denominator=tokens, inplace=True)
+        (loss * weight).backward()
+        total += float(loss.detach())
+    return total
+
+
+@torch.no_grad()
+def mean_cross_entropy(policy: Policy, batches: Iterable[Batch]) -> float:
+    """Mean token cross-entropy in nats, weighted by tokens."""
+    total, tokens = 0.0, 0
+    for batch in batches:
+        logprobs, _ = policy.logprobs(batch)
+        total -= float(logprobs.double().sum())
+        tokens += batch.tokens
+    return total / max(1, tokens)
+
+
+def language_model_state(model: PreTrainedModel, updater: Updater) -> dict[str, Any]:
+    """State of a stage that trains one model."""
+    return {"model": model.state_dict(), "updater": updater.state()}
