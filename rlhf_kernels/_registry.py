@@ -16,7 +16,7 @@ from torch import Tensor
 from rlhf_kernels import _C  # torch is imported first: its OpenMP runtime is shared, not doubled
 
 NAMESPACE = "rlhf_kernels"
-LIBRARY: Any = torch.library.Library(NAMESPACE, "DEF")
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
 
 Kind = Literal["native", "native-cpu", "composite"]
 Outputs = Callable[..., Any]
