@@ -1,4 +1,4 @@
-"""What transformers can build, read from its source files without importing it (importing takes seconds)."""
+"""What transformers can build, read from its sources; importing it would take seconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import functools
 import importlib.util
 from pathlib import Path
 
-_COMMON = {"attn_implementation", "torch_dtype"}
+_COMMON = {"attn_implementation", "head_dim", "num_labels", "rope_theta", "rope_scaling"}
+"""Settings that reach a configuration without being a field of its class."""
 
 
 @functools.cache
@@ -18,7 +19,7 @@ def _package() -> Path | None:
 
 @functools.cache
 def architecture_names() -> frozenset[str]:
-    """Return the architectures that have a causal language model; empty when transformers is not there."""
+    """Return the architectures transformers knows; empty when it is not installed."""
     package = _package()
     if package is None:
         return frozenset()
@@ -41,7 +42,8 @@ def config_keys(architecture: str) -> frozenset[str]:
 def _class_keys(file: Path, model_type: str) -> frozenset[str]:
     """Return annotated fields, init arguments and aliases of the configuration class in `file`.
 
-    The class is the one whose `model_type` matches. Configurations that inherit from another architecture's give nothing.
+    The class is the one whose `model_type` matches. Configurations that inherit from another
+    architecture's give nothing.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in tree.body:

@@ -1,6 +1,7 @@
 """Errors a user can act on, each with its exit code. Imports nothing of ours.
 
-    0 done   1 a stage failed   2 spec   3 data   4 does not fit   5 a gate failed   6 waits for labels   130 interrupted
+0 done   1 a stage failed   2 spec   3 data   4 does not fit   5 a gate failed   6 waits for labels
+130 interrupted
 """
 
 from __future__ import annotations

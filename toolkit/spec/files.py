@@ -1,4 +1,4 @@
-"""Check that the files, folders and functions a spec names are there, without loading any of them."""
+"""Check that the files, folders and functions a spec names are there; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def _models(spec: Spec) -> Iterator[Finding]:
     folders = {
         "models.base.path": spec.models.base.path,
         "models.reward.path": spec.models.reward and spec.models.reward.path,
-        "models.reward_trained.path": spec.models.reward_trained and spec.models.reward_trained.path,
+        "models.reward_trained.path": spec.models.reward_trained
+        and spec.models.reward_trained.path,
         "label.model.path": spec.label.model and spec.label.model.path,
     }
     for path, folder in folders.items():
@@ -65,11 +66,17 @@ def _missing(path: str) -> str | None:
     if Path(path).exists():
         return None
     parent = Path(path).parent
-    near = nearest_name(Path(path).name, (p.name for p in parent.iterdir())) if parent.is_dir() else None
+    near = (
+        nearest_name(Path(path).name, (p.name for p in parent.iterdir()))
+        if parent.is_dir()
+        else None
+    )
     if near:
         return f'no file "{path}"; did you mean "{parent / near}"?'
     if not parent.is_dir():
-        return f'no file "{path}": there is no folder "{parent}"; paths start at the current directory'
+        return (
+            f'no file "{path}": there is no folder "{parent}"; paths start at the current directory'
+        )
     return f'no file "{path}"; paths start at the current directory'
 
 
@@ -112,7 +119,9 @@ def _missing_function(text: str, arguments: int) -> str | None:
 
 
 def _missing_definition(tree: ast.Module, where: str, name: str, arguments: int) -> str | None:
-    known = {node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    known = {
+        node.name: node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
     other = {
         alias.asname or alias.name
         for node in tree.body

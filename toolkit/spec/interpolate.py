@@ -12,7 +12,7 @@ from toolkit.spec.yaml_tree import Path_
 
 
 def interpolate(tree: dict[str, Any]) -> list[tuple[Path_, str]]:
-    """Replace every `${...}` of `tree` in place; return (path, message) of those that failed, now None."""
+    """Replace every `${...}` in place; return (path, message) of those that failed, now None."""
     failed: list[tuple[Path_, str]] = []
     places = list(_places(tree, ()))
     if not places:

@@ -1,6 +1,7 @@
-"""The formats behind `key(kind=...)`: durations, answers per prompt, mixing weights, function references, paths.
+"""The formats behind `key(kind=...)`: durations, K, mixing weights, functions, paths.
 
-Each `read_` takes a value of a tree, returns the value of the spec, and raises ValueError with what was expected.
+Each `read_` takes a value of a tree, returns the value of the spec, and raises ValueError with what
+was expected.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ def read_text(value: Any) -> str:
 def read_duration(value: Any) -> str:
     """Read a duration; it stays the text the user wrote."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f"expected a time with its unit, got {value}; write {value}s or {value} steps")
+        raise ValueError(
+            f"expected a time with its unit, got {value}; write {value}s or {value} steps"
+        )
     text = read_text(value)
     parse_every(text)
     return text

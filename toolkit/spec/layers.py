@@ -1,8 +1,8 @@
 """Lay presets, files and command-line overrides over each other, and remember who said what.
 
-A later layer wins key by key. Two things are replaced whole instead, since their parts make sense only together: a mapping with
-free keys (`collect.sources`, `fields`; a model's `config` is merged while the architecture stays), and a model source whose
-`path` or `architecture` changes.
+A later layer wins key by key. Two things are replaced whole instead, since their parts make sense
+only together: a mapping with free keys (`collect.sources`, `fields`; a model's `config` is merged
+while the architecture stays), and a model source whose `path` or `architecture` changes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Turn a YAML file into a checked Spec: layers, interpolation, types, contradictions, files.
 
-`load_spec` raises with ALL problems at once; `examine_spec` hands them back beside what could be built.
+`load_spec` raises with ALL problems at once; `examine_spec` hands them back beside what could be
+built.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.spec import rules_data, rules_models, rules_stages
 from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.files import check_files
 from toolkit.spec.interpolate import interpolate
 from toolkit.spec.layers import stack_file
 from toolkit.spec.rules import check_rules
 from toolkit.spec.schema import Spec
+from toolkit.spec.vocabulary import keys_of
 from toolkit.spec.walk import Walker
 from toolkit.spec.yaml_tree import COMMAND_LINE, Mark, Path_
+
+RULES = (*rules_data.RULES, *rules_models.RULES, *rules_stages.RULES)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Loaded:
 
     Args:
         spec: the checked spec; `extends` is None in it, since it has been followed.
-        origins: dotted path -> "preset tiny", "spec.yaml:12" or "command line"; a path that is absent has the schema's default.
+        origins: dotted path -> "preset tiny", "spec.yaml:12" or "command line"; a path that is
+            absent has the schema's default.
         tree: the resolved values as plain dicts, lists and scalars.
         path: the file, as the user named it.
         marks: path -> position of the key, for messages.
@@ -46,15 +52,13 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Examined:
-    """What could be built of a spec, and everything wrong with it. Wrong values stand as defaults in `loaded`."""
+    """What could be built of a spec, wrong values standing as defaults, and every problem."""
 
     loaded: Loaded
     problems: tuple[Problem, ...]
 
 
-def load_spec(
-    path: str | Path, overrides: Sequence[str] = (), *, files: bool = True
-) -> Loaded:
+def load_spec(path: str | Path, overrides: Sequence[str] = (), *, files: bool = True) -> Loaded:
     """Load a spec.
 
     Args:
@@ -85,12 +89,26 @@ def examine_spec(
         stack.fill()
     spec = walker.section(Spec, stack.tree)
     if not stack.unreadable:
-        check_rules(spec, walker)
+        check_rules(RULES, spec, walker)
     if files and not stack.unreadable:
         check_files(spec, walker)
-    loaded = Loaded(spec, origins, copy.deepcopy(stack.tree), str(path), stack.marks)
+    loaded = Loaded(spec, origins, _in_schema_order(stack.tree, Spec), str(path), stack.marks)
     problems = [*stack.problems, *(() if stack.unreadable else walker.problems)]
     return Examined(loaded, tuple(_in_order(problems, str(path))))
+
+
+def _in_schema_order(tree: dict[str, Any], cls: type) -> dict[str, Any]:
+    """Return a copy of `tree` with its keys as the schema orders them, unknown ones last."""
+    known = keys_of(cls)
+    ordered: dict[str, Any] = {}
+    for name in [*(n for n in known if n in tree), *(n for n in tree if n not in known)]:
+        section = known[name].section if name in known else None
+        value = tree[name]
+        if section is not None and isinstance(value, dict):
+            ordered[name] = _in_schema_order(value, section)
+        else:
+            ordered[name] = copy.deepcopy(value)
+    return ordered
 
 
 def _origin(mark: Mark) -> str:
@@ -107,4 +125,3 @@ def _in_order(problems: Sequence[Problem], file: str) -> list[Problem]:
         return rank, problem.file, problem.line, problem.col
 
     return sorted(dict.fromkeys(problems), key=place)
-

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from toolkit.spec.architectures import architecture_names, config_keys
 from toolkit.spec.nearest import did_you_mean, nearest_name
-from toolkit.spec.rules import Finding, rule
+from toolkit.spec.rules import Finding, RuleTable
 from toolkit.spec.schema import ModelSource, Spec
+
+RULES = RuleTable()
 
 
 def _sources(spec: Spec) -> Iterator[tuple[str, ModelSource]]:
@@ -18,7 +20,7 @@ def _sources(spec: Spec) -> Iterator[tuple[str, ModelSource]]:
         yield "models.reward", spec.models.reward
 
 
-@rule("models")
+@RULES.rule("models")
 def model_is_a_folder_or_new(spec: Spec) -> Iterator[Finding]:
     """A model source is exactly one of path and architecture."""
     for name, source in _sources(spec):
@@ -33,9 +35,9 @@ def model_is_a_folder_or_new(spec: Spec) -> Iterator[Finding]:
             yield (f"{name}.config",), message
 
 
-@rule("models")
+@RULES.rule("models")
 def architecture_exists(spec: Spec) -> Iterator[Finding]:
-    """transformers knows the architecture, and the architecture knows each config key."""
+    """The architecture exists in transformers, and has each config key."""
     for name, source in _sources(spec):
         if not source.architecture:
             continue
@@ -53,7 +55,7 @@ def architecture_exists(spec: Spec) -> Iterator[Finding]:
                 yield (f"{name}.config.{key}",), message
 
 
-@rule("models", "pretrain")
+@RULES.rule("models", "pretrain")
 def pretrain_is_for_new_models(spec: Spec) -> Iterator[Finding]:
     """A finished base model is not pretrained again."""
     if spec.pretrain and spec.models.base.path:
@@ -61,7 +63,7 @@ def pretrain_is_for_new_models(spec: Spec) -> Iterator[Finding]:
         yield ("pretrain",), f"is for a model from scratch, and models.base has a path; {fix}"
 
 
-@rule("models", "text.tokenizer", "data.task")
+@RULES.rule("models", "text.tokenizer", "data.task")
 def new_model_needs_a_tokenizer(spec: Spec) -> Iterator[Finding]:
     """A model from scratch brings no tokenizer."""
     if spec.models.base.architecture and not spec.text.tokenizer and not spec.data.task:
@@ -69,7 +71,7 @@ def new_model_needs_a_tokenizer(spec: Spec) -> Iterator[Finding]:
         yield ("text.tokenizer", "models.base.architecture"), message
 
 
-@rule("models.reward", "models.reward_trained", "reward.init")
+@RULES.rule("models.reward", "models.reward_trained", "reward.init")
 def own_reward_backbone_starts_from_base(spec: Spec) -> Iterator[Finding]:
     """A reward model of another backbone cannot start from the SFT model."""
     if spec.models.reward and spec.models.reward_trained:
@@ -83,7 +85,7 @@ def own_reward_backbone_starts_from_base(spec: Spec) -> Iterator[Finding]:
         yield ("reward.init", "models.reward"), message
 
 
-@rule("text", "models")
+@RULES.rule("text", "models")
 def tokens_fit_the_model(spec: Spec) -> Iterator[Finding]:
     """Prompt and response fit the model's positions, when the configuration names them."""
     whole = spec.text.max_prompt + spec.text.max_response
@@ -97,7 +99,7 @@ def tokens_fit_the_model(spec: Spec) -> Iterator[Finding]:
             yield ("text.max_response", "text.max_prompt", name), message
 
 
-@rule("pretrain.length", "ppo.ptx.length", "models.base")
+@RULES.rule("pretrain.length", "ppo.ptx.length", "models.base")
 def text_pieces_fit_the_model(spec: Spec) -> Iterator[Finding]:
     """Pieces of pretraining text fit the model's positions."""
     limit = _positions(spec.models.base)

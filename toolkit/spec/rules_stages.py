@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from toolkit.spec.rules import Finding, collects, rule
+from toolkit.spec.rules import Finding, RuleTable
+from toolkit.spec.rules_data import collects
 from toolkit.spec.schema import Ppo, Spec
 
+RULES = RuleTable()
 
-@rule("collect", "data", "models.reward_trained")
+
+@RULES.rule("collect", "data", "models.reward_trained")
 def something_is_ranked(spec: Spec) -> Iterator[Finding]:
     """Rankings are collected or read."""
     trained = spec.models.reward_trained
@@ -17,7 +20,7 @@ def something_is_ranked(spec: Spec) -> Iterator[Finding]:
         yield ("collect",), f"nothing to train the reward model on; {fix}"
 
 
-@rule("label", "collect", "data", "models.reward_trained")
+@RULES.rule("label", "collect", "data", "models.reward_trained")
 def labeller_exists(spec: Spec) -> Iterator[Finding]:
     """Whoever ranks is there."""
     label = spec.label
@@ -36,7 +39,7 @@ def labeller_exists(spec: Spec) -> Iterator[Finding]:
         yield ("label.by",), message
 
 
-@rule("label")
+@RULES.rule("label")
 def labeller_is_used(spec: Spec) -> Iterator[Finding]:
     """No second labeller is named in vain."""
     if spec.label.model and spec.label.by != "model":
@@ -45,7 +48,7 @@ def labeller_is_used(spec: Spec) -> Iterator[Finding]:
         yield ("label.fn",), f"is not used with by: {spec.label.by}; remove it or set by: oracle"
 
 
-@rule("collect.sources")
+@RULES.rule("collect.sources")
 def sources_exist(spec: Spec) -> Iterator[Finding]:
     """Somebody answers in the first round."""
     if spec.collect and collects(spec):
@@ -55,7 +58,7 @@ def sources_exist(spec: Spec) -> Iterator[Finding]:
             yield ("collect.sources",), message
 
 
-@rule("ppo.batch", "ppo.minibatch", "ppo.episodes")
+@RULES.rule("ppo.batch", "ppo.minibatch", "ppo.episodes")
 def batches_divide(spec: Spec) -> Iterator[Finding]:
     """Episodes are whole batches of whole minibatches."""
     ppo = spec.ppo
@@ -81,7 +84,7 @@ def _near_divisors(whole: int, wanted: int) -> str:
     return f"{below} or {above}"
 
 
-@rule("ppo.kl.place", "ppo.kl.estimator")
+@RULES.rule("ppo.kl.place", "ppo.kl.estimator")
 def kl_in_the_loss_has_a_gradient(spec: Spec) -> Iterator[Finding]:
     """The expected gradient of k1 in a loss is zero."""
     if spec.ppo and spec.ppo.kl.place == "loss" and spec.ppo.kl.estimator == "k1":
@@ -92,7 +95,7 @@ def kl_in_the_loss_has_a_gradient(spec: Spec) -> Iterator[Finding]:
         yield ("ppo.kl.place", "ppo.kl.estimator"), message
 
 
-@rule("ppo.ptx.ratio", "ppo.minibatch")
+@RULES.rule("ppo.ptx.ratio", "ppo.minibatch")
 def ptx_examples_are_whole(spec: Spec) -> Iterator[Finding]:
     """A minibatch has a whole number of pretraining examples."""
     if spec.ppo and spec.ppo.ptx:
@@ -109,7 +112,7 @@ def _has_ema(ppo: Ppo | None) -> bool:
     return ppo is None or ppo.ema is not None
 
 
-@rule("ppo.ema", "evaluate.weights", "export.weights")
+@RULES.rule("ppo.ema", "evaluate.weights", "export.weights")
 def averaged_weights_exist(spec: Spec) -> Iterator[Finding]:
     """EMA weights are asked for only where PPO keeps them."""
     for name, section in (("evaluate", spec.evaluate), ("export", spec.export)):
@@ -118,9 +121,9 @@ def averaged_weights_exist(spec: Spec) -> Iterator[Finding]:
             yield (f"{name}.weights", "ppo.ema"), message
 
 
-@rule("ppo", "reward", "models.reward_trained")
-def value_start_matches(spec: Spec) -> Iterator[Finding]:
-    """The gate and the stop rule have something to stop."""
+@RULES.rule("reward.gate", "models.reward_trained")
+def gate_has_a_reward_model(spec: Spec) -> Iterator[Finding]:
+    """A gate judges a reward model that is trained here."""
     if spec.models.reward_trained and spec.reward.gate:
         message = "no reward model is trained here (models.reward_trained); remove the gate"
         yield ("reward.gate",), message

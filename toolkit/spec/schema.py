@@ -336,7 +336,7 @@ class Evaluate:
 
     prompts: int = key(512, "held-out prompts used; all there are if fewer", low=1)
     weights: Literal["ema", "last"] = key("ema", "which PPO weights decide; both are reported")
-    win_rate: list[str] = key(["oracle", "reward"], "judges, of oracle and reward")
+    win_rate: list[Literal["oracle", "reward"]] = key(["oracle", "reward"], "judges")
     temperature: float = key(1.0, "sampling temperature", low=0.0, open_low=True)
     perplexity_tokens: int = key(20000, "held-out pretraining tokens read; 0: none", low=0)
     samples: int = key(16, "prompts whose answers the report shows", low=0)
@@ -380,5 +380,7 @@ class Spec:
     ppo: Ppo | None = key(Ppo, "stage 3; null: stop after the reward model")
     evaluate: Evaluate | None = key(Evaluate, "comparison at the end; null: none")
     checkpoint: Checkpoint = key(Checkpoint, "recovery")
-    log: list[str] = key(["console", "jsonl"], "of console, jsonl, tensorboard")
+    log: list[Literal["console", "jsonl", "tensorboard"]] = key(
+        ["console", "jsonl"], "where metrics go"
+    )
     export: Export | None = key(Export, "final folders; null: none")

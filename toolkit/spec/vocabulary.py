@@ -90,7 +90,7 @@ def default_section(info: KeyInfo) -> Any:
 
 
 def find_key(cls: type, path: Path_) -> KeyInfo | None:
-    """Return the key at `path`, or None when the path leaves the schema (or enters a free mapping)."""
+    """Return the key at `path`, or None outside the schema (or inside a free mapping)."""
     info: KeyInfo | None = None
     section: type | None = cls
     for name in path:

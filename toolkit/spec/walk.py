@@ -1,12 +1,12 @@
 """Walk the dataclasses of the schema over a tree: build the spec and collect ALL problems.
 
-A value that is wrong is reported and stands in as the schema's default, so that the rest can still be checked; its path goes into
-`broken`, and rules that read it are skipped.
+A value that is wrong is reported and stands in as the schema's default, so that the rest can still
+be checked; its path goes into `broken`, and rules that read it are skipped.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from toolkit.spec.errors import Problem
 from toolkit.spec.kinds import READERS, read_bool, read_float, read_int, read_text, show
@@ -44,7 +44,7 @@ class Walker:
 
     def section(self, cls: type[T], tree: dict[str, Any], path: Path_ = ()) -> T:
         """Build the section `cls` from `tree`, which has a value for every key."""
-        known = keys_of(cls)
+        known = keys_of(cast(type, cls))
         for name in tree:
             if name not in known:
                 self.add((*path, name), _unknown(name, known))
@@ -124,6 +124,8 @@ def _in_range(info: KeyInfo, value: Any) -> Any:
 
 def range_text(info: KeyInfo) -> str:
     """Return the bounds of a number in words, or ""."""
+    if info.low is not None and info.low == info.high:
+        return f"exactly {info.low:g}"
     low = None if info.low is None else f"{'above' if info.open_low else 'at least'} {info.low:g}"
     high = None if info.high is None else f"at most {info.high:g}"
     return " and ".join(part for part in (low, high) if part)

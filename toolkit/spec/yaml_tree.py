@@ -1,7 +1,7 @@
 """YAML text to a plain tree, with the line and column of every key, and every problem of syntax.
 
-`yaml.compose` keeps the positions that `yaml.load` throws away. Scalars are YAML 1.1 with two changes: `9e-6` is a float, and
-there are no dates and no base-60 numbers.
+`yaml.compose` keeps the positions that `yaml.load` throws away. Scalars are YAML 1.1 with two
+changes: `9e-6` is a float, and there are no dates and no base-60 numbers.
 """
 
 from __future__ import annotations
