@@ -26,6 +26,9 @@ def precision(hardware: Hardware) -> AbstractContextManager[object]:
     return nullcontext()
 
 
+_HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
 @dataclass
 class Policy:
     """A causal language model with its softmax over the first `vocab` ids.
@@ -136,7 +139,13 @@ def _select(per_position: Tensor, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def _head_is_plain(model: PreTrainedModel) -> bool:
-    """Whether trunk @ head.weight is what the model returns: soft-capped or scaled heads differ."""
+    """Whether trunk @ head.weight is what the model returns: soft-capped or scaled heads differ.
+
+    The names catch a soft cap, which is invisible on the small logits of an untrained model; the
+    comparison catches whatever has no known name.
+    """
+    if any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _HEAD_SETTINGS):
+        return False
     was_training = model.training
     model.eval()
     ids = torch.arange(4).unsqueeze(0) % model.config.vocab_size

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +18,9 @@ from toolkit.data.tokenize import Text
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import ModelSource
 from toolkit.training.random import Stream
+
+transformers.logging.set_verbosity_error()  # missing and unexpected tensors are checked here, strictly
+transformers.logging.disable_progress_bar()
 
 
 def load_base(source: ModelSource, text: Text, stream: Stream) -> PreTrainedModel:
