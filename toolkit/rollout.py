@@ -87,7 +87,9 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
         probs = _truncate(probs, sampling)
     cdf = probs.cumsum(-1)
     places = torch.searchsorted(cdf, (uniforms * cdf[:, -1]).unsqueeze(1), right=True).squeeze(1)
-    last = (probs > 0).long().cumsum(-1).argmax(-1)  # rounding must not land past the last possible id
+    last = (
+        (probs > 0).long().cumsum(-1).argmax(-1)
+    )  # rounding must not land past the last possible id
     return torch.minimum(places, last)
 
 

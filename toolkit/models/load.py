@@ -64,9 +64,15 @@ def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
     """Put a scalar head on a language model's trunk: N(0, 1/sqrt(d+1)), no bias (detail 12)."""
     stream.seed_torch("scalar head")
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        backbone, num_labels=1, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        backbone,
+        num_labels=1,
+        dtype=torch.float32,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
-    _refuse_loose_ends(backbone, info, allowed=("score.weight", "lm_head.weight", "embed_out.weight"))
+    _refuse_loose_ends(
+        backbone, info, allowed=("score.weight", "lm_head.weight", "embed_out.weight")
+    )
     head = getattr(model, "score", None)
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
         raise StageFailed(

@@ -14,4 +14,4 @@ def save_model(model: PreTrainedModel, folder: Path, text: Text) -> None:
     if model.can_generate() and text.pad_id >= text.vocab:
         model.generation_config.suppress_tokens = [text.pad_id]  # outside the softmax we train
     model.save_pretrained(folder)
-    text.tokenizer.save_pretrained(folder)
+    text.save(folder)

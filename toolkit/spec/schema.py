@@ -1,145 +1,64 @@
 """Every key of a spec: its type, default, range, unit and source.
 
-This file is the whole vocabulary. A field is declared with `key(default, text, ...)`; the loader walks these dataclasses to
-check a YAML tree, `docs/SPEC.md` and `show` are made from them. Nothing here imports anything of ours, and no torch.
+This file and `inputs.py` are the whole vocabulary. A field is declared with `key(default, text)`;
+the loader walks these dataclasses to check a YAML tree, `docs/SPEC.md` and `show` are made from
+them. Nothing here imports torch.
 
-A field whose type is another dataclass (or that | None) is a section. `Literal[...]` is a closed choice. Bounds are inclusive
-unless `open_low` is set. Sources: "C.1" ... "C.4" are appendix sections of InstructGPT (arXiv:2203.02155).
+A field whose type is another dataclass (or that | None) is a section. `Literal[...]` is a closed
+choice. Bounds are inclusive unless `open_low` is set. Sources: "C.1" ... "C.4" are appendix
+sections of InstructGPT (arXiv:2203.02155).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from toolkit.spec.inputs import (
+    Data,
+    DataFile,
+    Hardware,
+    ModelFolder,
+    ModelSource,
+    Models,
+    Split,
+    Task,
+    Text,
+    key,
+)
 
-def key(
-    default: Any,
-    text: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    open_low: bool = False,
-    kind: str | None = None,
-) -> Any:
-    """Declare a spec key. `kind` names a format the loader checks: "duration", "function", "path", "weights", "k"."""
-    meta = {"text": text, "low": low, "high": high, "open_low": open_low, "kind": kind}
-    if isinstance(default, type) or callable(default):
-        return field(default_factory=default, metadata=meta)
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=meta)
-    return field(default=default, metadata=meta)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """Where and how the numbers are computed; part of every stage's identity."""
-
-    device: Literal["auto", "cpu"] = key("auto", "device; auto prints what it chose and why")
-    precision: Literal["fp32", "bf16"] = key(
-        "fp32", "compute type of matmuls; weights, optimizer, EMA, log-probs and losses stay fp32"
-    )
-    threads: int | None = key(None, "CPU threads; null: all cores", low=1)
-    micro_batch: int | None = key(
-        None, "sequences per forward; null: a whole minibatch at once", low=1
-    )
-    gradient_checkpointing: bool = key(False, "recompute activations in backward to save memory")
-    deterministic: bool = key(
-        True, "same spec, data and machine give the same bits, also after a crash"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """A local Hugging Face folder (`path`), or a new model (`architecture` and `config`)."""
-
-    path: str | None = key(None, "local Hugging Face folder", kind="path")
-    architecture: str | None = key(
-        None, "transformers model type for a model from scratch, such as gpt2"
-    )
-    config: dict[str, Any] = key({}, "configuration values for a model from scratch")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFolder:
-    """A finished model on disk."""
-
-    path: str = key("", "local Hugging Face folder", kind="path")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Models:
-    """The models a run starts from."""
-
-    base: ModelSource = key(ModelSource, "the pretrained language model, or a new one")
-    reward: ModelSource | None = key(
-        None, "backbone of the reward model; null: the SFT model's; if set, reward.init must be base"
-    )
-    reward_trained: ModelFolder | None = key(
-        None, "a finished reward model; collect, label and reward are then skipped"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Text:
-    """How prompts and responses become tokens."""
-
-    tokenizer: str | None = key(
-        None, "tokenizer folder; null: the base model's, or the task's", kind="path"
-    )
-    template: str | None = key(
-        None,
-        "text of a whole example with {prompt} and {response}, or `chat` for the tokenizer's chat "
-        "template; null: the task's, else '{prompt}\\n\\n{response}'",
-    )
-    max_prompt: int = key(1024, "tokens; longer prompts are dropped and counted (paper: 1k)", low=1)
-    max_response: int = key(1024, "tokens, end-of-text included (paper: 1k)", low=1)
-    pad: Literal["auto"] = key(
-        "auto", "the tokenizer's own if it differs from end-of-text, else <|pad|> as id V"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataFile:
-    """One input file."""
-
-    path: str = key("", "JSON Lines, parquet, CSV, a datasets folder; pretrain: also .txt", kind="path")
-    fields: dict[str, str] = key({}, "our name -> the file's column, dotted for nested records")
-    on_bad: Literal["error", "skip"] = key("error", "what to do with a bad record")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """Held-out share."""
-
-    valid: float = key(0.1, "share of users (or records) held out", low=0.0, high=0.9)
-    by: Literal["user", "record"] = key("user", "nobody's prompts on both sides (paper, 3.2)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """An embedded generator with a known oracle."""
-
-    name: Literal["sort", "facts"] | None = key(None, "embedded task")
-    fn: str | None = key(None, "your generator, path/to/file.py:function", kind="function")
-    seed: int = key(1, "seed of the task's data", low=0)
-    demonstrations: int = key(4000, "demonstrations", low=1)
-    wrong: float = key(0.5, "share of demonstrations wrong on purpose", low=0.0, high=1.0)
-    prompts: int = key(8192, "training prompts for collect and PPO", low=1)
-    valid_prompts: int = key(512, "held-out prompts for evaluation", low=1)
-    pretrain: int = key(20000, "lines of pretraining text", low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Input files, or a task that makes them."""
-
-    demonstrations: DataFile | None = key(None, "demonstrations: prompt, response (user)")
-    prompts: DataFile | None = key(None, "prompts: prompt (user)")
-    rankings: DataFile | None = key(None, "rankings: prompt, responses, ranks (labeler); or pairs")
-    pretrain: DataFile | None = key(None, "pretraining text, for pretrain, ptx and perplexity")
-    split: Split = key(Split, "held-out share")
-    task: Task | None = key(None, "an embedded task in place of files")
+__all__ = [
+    "Checkpoint",
+    "Collect",
+    "Data",
+    "DataFile",
+    "Evaluate",
+    "Export",
+    "ExtraReward",
+    "Gate",
+    "Hardware",
+    "Kl",
+    "Label",
+    "ModelFolder",
+    "ModelSource",
+    "Models",
+    "NoEos",
+    "Optimizer",
+    "Ppo",
+    "Pretrain",
+    "Ptx",
+    "Reward",
+    "Sampling",
+    "Schedule",
+    "Sft",
+    "Spec",
+    "Split",
+    "StopIf",
+    "Task",
+    "Text",
+    "Value",
+    "Warmup",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +67,12 @@ class Optimizer:
 
     betas: tuple[float, float] = key((0.9, 0.95), "InstructGPT C", low=0.0, high=1.0)
     eps: float = key(1e-8, "Adam epsilon (the RL code line uses 1e-5)", low=0.0, open_low=True)
-    weight_decay: float = key(0.0, "decoupled, not on biases and norms; not printed by the paper", low=0.0)
-    clip_norm: float | None = key(1.0, "global gradient norm; not printed by the paper", low=0.0, open_low=True)
+    weight_decay: float = key(
+        0.0, "decoupled, not on biases and norms; not printed by the paper", low=0.0
+    )
+    clip_norm: float | None = key(
+        1.0, "global gradient norm; not printed by the paper", low=0.0, open_low=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +123,12 @@ class Collect:
     """Sample K answers for each prompt, to be ranked."""
 
     prompts: int = key(33207, "prompts used; all there are if fewer (Table 6: 33,207)", low=1)
-    k: tuple[int, int] = key((4, 9), "answers per prompt, uniform, inclusive; or one number (3.5: 4 to 9)", low=2, kind="k")
+    k: tuple[int, int] = key(
+        (4, 9),
+        "answers per prompt, uniform, inclusive; or one number (3.5: 4 to 9)",
+        low=2,
+        kind="k",
+    )
     sources: dict[str, float] = key(
         {"sft": 1.0}, "who answers: base, sft, ppo or a model folder -> weight", kind="weights"
     )
@@ -235,7 +163,9 @@ class Reward:
     epochs: int = key(1, "passes over the rankings (C.2: 1)", low=1)
     batch: int = key(64, "prompts per step; all pairs of a prompt are one element (C.2: 64)", low=1)
     lr: float = key(9e-6, "peak learning rate (C.2: 9e-6)", low=0.0, open_low=True)
-    ties: Literal["drop", "half"] = key("drop", "drop tied pairs, or count half each way (3.5: drop)")
+    ties: Literal["drop", "half"] = key(
+        "drop", "drop tied pairs, or count half each way (3.5: drop)"
+    )
     center_on: Literal["demonstrations"] | None = key(
         "demonstrations", "shift scores so that these average 0 (3.5); null: no shift"
     )
@@ -259,8 +189,12 @@ class Kl:
     """The penalty that holds the policy to the reference."""
 
     coef: float = key(0.02, "per token, beta of the paper (C.4: 0.02)", low=0.0)
-    place: Literal["reward", "loss"] = key("reward", "shape the reward (the paper), or add to the loss")
-    estimator: Literal["k1", "k2", "k3"] = key("k1", "k1 = d, k2 = d^2/2, k3 = expm1(-d) + d; loss: not k1")
+    place: Literal["reward", "loss"] = key(
+        "reward", "shape the reward (the paper), or add to the loss"
+    )
+    estimator: Literal["k1", "k2", "k3"] = key(
+        "k1", "k1 = d, k2 = d^2/2, k3 = expm1(-d) + d; loss: not k1"
+    )
     controller: Literal["fixed"] = key("fixed", "the coefficient stays as it is")
 
 
@@ -300,7 +234,9 @@ class ExtraReward:
 class StopIf:
     """Conditions that end PPO early, with the cause named."""
 
-    kl_above: float | None = key(50.0, "mean KL to the reference, nats per response", low=0.0, open_low=True)
+    kl_above: float | None = key(
+        50.0, "mean KL to the reference, nats per response", low=0.0, open_low=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,20 +247,33 @@ class Ppo:
     batch: int = key(512, "episodes per iteration (C.4: 512)", low=1)
     minibatch: int = key(64, "episodes per optimizer step (C.4: 64)", low=1)
     inner_epochs: int = key(1, "passes over a batch (C.4: 1)", low=1)
-    lr: float = key(8.0e-6, "peak learning rate (ours; C.4 prints a scan of 2.55e-6 to 2.55e-5)", low=0.0, open_low=True)
+    lr: float = key(
+        8.0e-6,
+        "peak learning rate (ours; C.4 prints a scan of 2.55e-6 to 2.55e-5)",
+        low=0.0,
+        open_low=True,
+    )
     anneal: bool = key(False, "linearly to 0 over the run (2019 line); false: constant (C.4)")
     value: Value = key(Value, "value function")
     cliprange: float = key(0.2, "ratio clip (C.4: 0.2)", low=0.0, open_low=True)
     gamma: float = key(1.0, "discount (C.4: none)", low=0.0, high=1.0)
     lam: float = key(0.95, "GAE lambda; not printed by the paper", low=0.0, high=1.0)
-    whiten: Literal["none", "advantages", "rewards", "both"] = key("advantages", "masked whitening over a whole batch")
-    temperature: float = key(1.0, "of the rollout, and of every log-prob (C.4: 1)", low=0.0, open_low=True)
+    whiten: Literal["none", "advantages", "rewards", "both"] = key(
+        "advantages", "masked whitening over a whole batch"
+    )
+    temperature: float = key(
+        1.0, "of the rollout, and of every log-prob (C.4: 1)", low=0.0, open_low=True
+    )
     entropy_coef: float = key(0.0, "entropy bonus in the loss", low=0.0)
     kl: Kl = key(Kl, "penalty to the reference")
     ptx: Ptx | None = key(None, "pretraining term; null: off")
     warmup: Warmup = key(Warmup, "learning rate at the start")
-    ema: float | None = key(0.992, "decay per optimizer step (C.4: 0.992); null: off", low=0.0, high=1.0)
-    no_eos: NoEos | None = key(NoEos, "rule for answers without end-of-text; null: the RM's score stands")
+    ema: float | None = key(
+        0.992, "decay per optimizer step (C.4: 0.992); null: off", low=0.0, high=1.0
+    )
+    no_eos: NoEos | None = key(
+        NoEos, "rule for answers without end-of-text; null: the RM's score stands"
+    )
     extra_reward: ExtraReward | None = key(None, "your own reward term")
     stop_if: StopIf = key(StopIf, "conditions that stop PPO")
     optimizer: Optimizer = key(lambda: Optimizer(eps=1e-5), "AdamW settings")
@@ -374,7 +323,9 @@ class Spec:
     data: Data = key(Data, "input")
     pretrain: Pretrain | None = key(None, "stage for models from scratch; null: none")
     sft: Sft | None = key(Sft, "stage 1; null: the base is the SFT model")
-    collect: Collect | None = key(Collect, "answers to rank; null: rankings come from data.rankings")
+    collect: Collect | None = key(
+        Collect, "answers to rank; null: rankings come from data.rankings"
+    )
     label: Label = key(Label, "who ranks")
     reward: Reward = key(Reward, "stage 2")
     ppo: Ppo | None = key(Ppo, "stage 3; null: stop after the reward model")

@@ -36,7 +36,9 @@ class Collect:
         self.text = text_of(ctx)
         prompts = read_records(ctx.inputs["data"] / "prompts.train.jsonl")
         count = min(config.prompts, len(prompts))
-        self.prompts = [prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]]
+        self.prompts = [
+            prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]
+        ]
         low, high = config.k
         self.k = self.stream.numpy("k").integers(low, high + 1, size=count)
         self.first = np.concatenate([[0], np.cumsum(self.k)])

@@ -16,7 +16,7 @@ import torch
 
 import rlhf_kernels as rk
 from toolkit.data.batches import collate, windows
-from toolkit.data.oracle import load_oracle_or_none
+from toolkit.data.oracle import load_oracle
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_policy, load_scalar
 from toolkit.rollout import sample_answers
@@ -53,8 +53,10 @@ class Evaluate:
         self.text = text_of(ctx)
         prompts = read_records(ctx.inputs["data"] / "prompts.valid.jsonl")
         count = min(self.config.prompts, len(prompts))
-        self.prompts = [prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]]
-        self.oracle = load_oracle_or_none(ctx.spec)
+        self.prompts = [
+            prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]
+        ]
+        self.oracle = load_oracle(ctx.spec)
         folder = reward_folder(ctx)
         self.reward = None if folder is None else Scorer(load_scalar(folder), ctx.spec.hardware)
         self.reference = self._policy(load_sft(ctx, self.text))
@@ -74,7 +76,9 @@ class Evaluate:
         name, folder = list(self.names.items())[i]
         policy = self.reference if folder is None else self._policy(load_policy(folder, self.text))
         rows = [r for a in range(0, len(self.prompts), _CHUNK) for r in self._answer(policy, a)]
-        figures = {key: float(np.mean([r[key] for r in rows])) for key in ("length", "finished", "kl")}
+        figures = {
+            key: float(np.mean([r[key] for r in rows])) for key in ("length", "finished", "kl")
+        }
         figures["eos_rate"] = figures.pop("finished")
         for judge in ("oracle", "reward"):
             if judge in rows[0]:
@@ -128,7 +132,7 @@ class Evaluate:
 
     @torch.no_grad()
     def _perplexity(self, policy: Policy) -> float | None:
-        """exp of the mean token loss on held-out pretraining text, at temperature 1."""
+        """Return exp of the mean token loss on held-out pretraining text, at temperature 1."""
         tokens = pretrain_stream(self.ctx, "valid")
         length = _PERPLEXITY_LENGTH
         if tokens is None or self.config.perplexity_tokens == 0 or len(tokens) < 3:

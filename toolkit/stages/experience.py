@@ -113,9 +113,7 @@ def final_scores(
     return counted
 
 
-def shape(
-    ppo: Ppo, scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor
-) -> Tensor:
+def shape(ppo: Ppo, scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
     """Per-token rewards [B, T]; the KL term only where `ppo.kl.place` is reward."""
     kl_coef = ppo.kl.coef if ppo.kl.place == "reward" else 0.0
     estimator = ppo.kl.estimator if ppo.kl.place == "reward" else "k1"

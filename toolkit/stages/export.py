@@ -46,7 +46,11 @@ class Export:
         policy = sft_folder(ctx)
         if "ppo" in ctx.inputs:
             ema = ctx.inputs["ppo"] / "policy_ema"
-            policy = ema if self.config.weights == "ema" and ema.exists() else ctx.inputs["ppo"] / "policy"
+            policy = (
+                ema
+                if self.config.weights == "ema" and ema.exists()
+                else ctx.inputs["ppo"] / "policy"
+            )
         if policy is not None:
             wanted["policy"] = (policy, causal)
         reward = reward_folder(ctx)
@@ -69,10 +73,13 @@ class Export:
 
         what = {"policy": "the policy", "reward": "the reward model", "value": "the value model"}
         rows = "\n".join(
-            f"| `{name}/` | `{kind}` | {what[name]} |" for name, (_, kind) in self._folders().items()
+            f"| `{name}/` | `{kind}` | {what[name]} |"
+            for name, (_, kind) in self._folders().items()
         )
         spec = self.ctx.spec
-        card = _CARD.format(name=spec.name, rows=rows, seed=spec.seed, vocab=text_of(self.ctx).vocab)
+        card = _CARD.format(
+            name=spec.name, rows=rows, seed=spec.seed, vocab=text_of(self.ctx).vocab
+        )
         (self.ctx.work / "README.md").write_text(card)
         return StageResult(summary={"folders": sorted(self.copied)})
 

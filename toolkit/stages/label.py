@@ -33,7 +33,9 @@ class Label:
         if "collect" in self.ctx.inputs and self.config.by != "file":
             self.samples = read_records(self.ctx.inputs["collect"] / "samples.jsonl")
         if not self.samples and not self.given:
-            raise StageFailed("label: there is nothing to rank; give data.rankings or a collect section")
+            raise StageFailed(
+                "label: there is nothing to rank; give data.rankings or a collect section"
+            )
         return 1
 
     def step(self, i: int) -> dict[str, float]:
@@ -50,11 +52,6 @@ class Label:
     def _scores(self) -> list[list[float]]:
         sizes = [len(s["responses"]) for s in self.samples]
         flat = self._by_model() if self.config.by == "model" else self._by_oracle()
-        if len(flat) != sum(sizes) or not np.isfinite(flat).all():
-            raise StageFailed(
-                f"label: the labeller returned {len(flat)} scores for {sum(sizes)} answers, or one that is not a "
-                "number; it must return one finite number per answer"
-            )
         ends = np.cumsum(sizes)
         return [list(map(float, flat[e - s : e])) for s, e in zip(sizes, ends, strict=True)]
 
@@ -62,7 +59,12 @@ class Label:
         prompts = [s["prompt"] for s in self.samples for _ in s["responses"]]
         responses = [r for s in self.samples for r in s["responses"]]
         finished = [f for s in self.samples for f in s["finished"]]
-        return load_oracle(self.ctx.spec)(prompts, responses, finished)
+        oracle = load_oracle(self.ctx.spec)
+        if oracle is None:
+            raise StageFailed(
+                "label.by is oracle but there is none; set label.fn or use a data.task"
+            )
+        return oracle(prompts, responses, finished)
 
     def _by_model(self) -> list[float]:
         assert self.config.model is not None

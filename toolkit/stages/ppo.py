@@ -15,7 +15,7 @@ import torch
 
 import rlhf_kernels as rk
 from toolkit.data.batches import collate, windows
-from toolkit.data.oracle import load_function_judge, load_oracle_or_none
+from toolkit.data.oracle import load_oracle, load_scorer
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_scalar, make_scalar
 from toolkit.models.save import save_model
@@ -41,7 +41,9 @@ from toolkit.training.optim import make_ppo_updater
 from toolkit.training.random import Order, Stream
 
 _AUDIT = {"fp32": 1e-5, "bf16": 1e-2}  # recomputed log-probs of the same weights (detail 29)
-_NEGATIVE_KL = 10  # iterations in a row with a negative mean before it is called sustained (detail 27)
+_NEGATIVE_KL = (
+    10  # iterations in a row with a negative mean before it is called sustained (detail 27)
+)
 
 
 class PPO:
@@ -64,8 +66,12 @@ class PPO:
         reference = Policy(load_sft(ctx, self.text), self.text.vocab, hardware, config.temperature)
         reward = reward_folder(ctx)
         if reward is None:
-            raise StageFailed("ppo: the run has no reward model; give models.reward_trained or a reward stage")
-        self.models = Models(policy, reference, self._value(), Scorer(load_scalar(reward), hardware))
+            raise StageFailed(
+                "ppo: the run has no reward model; give models.reward_trained or a reward stage"
+            )
+        self.models = Models(
+            policy, reference, self._value(), Scorer(load_scalar(reward), hardware)
+        )
         for frozen in (reference.model, self.models.reward.model):
             frozen.requires_grad_(False)
         minibatches = config.batch // config.minibatch
@@ -73,12 +79,14 @@ class PPO:
         iterations = config.episodes // config.batch
         steps = {"per_iteration": per_iteration, "total": iterations * per_iteration}
         self.updater = make_ppo_updater(policy.model, config, config.lr, **steps)
-        self.value_updater = make_ppo_updater(self.models.value.model, config, config.value.lr, **steps)
+        self.value_updater = make_ppo_updater(
+            self.models.value.model, config, config.value.lr, **steps
+        )
         self.ema = None if config.ema is None else make_ema(policy.model, config.ema)
         self.pretrain = self._pretrain_text()
-        self.oracle = load_oracle_or_none(ctx.spec)
+        self.oracle = load_oracle(ctx.spec)
         extra = config.extra_reward
-        self.extra = None if extra is None else load_function_judge(extra.fn)
+        self.extra = None if extra is None else load_scorer(extra.fn, "ppo.extra_reward.fn")
         return iterations
 
     def _value(self) -> Scorer:
@@ -112,7 +120,9 @@ class PPO:
         sums: dict[str, float] = defaultdict(float)
         lr = self.updater.lr
         for epoch in range(self.config.inner_epochs):
-            order = torch.from_numpy(self.stream.permutation(self.config.batch, "minibatch", i, epoch))
+            order = torch.from_numpy(
+                self.stream.permutation(self.config.batch, "minibatch", i, epoch)
+            )
             for m, rows in enumerate(order.split(self.config.minibatch)):
                 stats = self._policy_step(i, experience, rows)
                 stats.update(self._value_step(i, experience, rows))
@@ -184,7 +194,8 @@ class PPO:
     def _backward_ptx(self, i: int) -> dict[str, float]:
         """Add ptx_coef times the gradient of the mean token cross-entropy on pretraining text."""
         ptx = self.config.ptx
-        assert ptx is not None and self.pretrain is not None
+        assert ptx is not None
+        assert self.pretrain is not None
         count = max(1, round(ptx.ratio * self.config.minibatch))
         generator = self.stream.numpy("ptx", self.updater.steps)
         starts = generator.integers(0, len(self.pretrain) - ptx.length, size=count).tolist()
@@ -301,7 +312,9 @@ class PPO:
         if self.ema is not None:
             save_model(self.ema.module, work / "policy_ema", text)
         if self.last is not None:
-            rows = zip(self.last.prompts, self.last.responses, self.last.scores.tolist(), strict=True)
+            rows = zip(
+                self.last.prompts, self.last.responses, self.last.scores.tolist(), strict=True
+            )
             records = [{"prompt": p, "response": r, "score": s} for p, r, s in rows]
             write_records(work / "samples.jsonl", records[:64])
         summary = {"optimizer_steps": self.updater.steps, "audit": self.audit}

@@ -39,7 +39,9 @@ from toolkit.training.guard import check_finite
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Order, Stream, key_of
 
-_CENTRE_ON = 2048  # demonstrations scored for the centring constant; its error is then 2 % of their spread
+_CENTRE_ON = (
+    2048  # demonstrations scored for the centring constant; its error is then 2 % of their spread
+)
 
 
 class Reward:

@@ -45,7 +45,10 @@ class Sft:
         self.policy = Policy(self.model, self.text.vocab, ctx.spec.hardware)
         places = set_residual_dropout(self.model, config.dropout)
         if config.dropout and not places:
-            ctx.event("note", message=f"sft.dropout: {type(self.model).__name__} has no residual dropout; none is used")
+            ctx.event(
+                "note",
+                message=f"sft.dropout: {type(self.model).__name__} has no residual dropout; none is used",
+            )
         self.per_epoch = math.ceil(len(self.train) / config.batch)
         total = config.epochs * self.per_epoch
         self.updater = make_updater(self.model, config.optimizer, config.lr, config.schedule, total)

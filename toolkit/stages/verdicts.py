@@ -43,7 +43,9 @@ def over_optimisation(
             found.append(f"{what} fell from {before[name]:.3f} to {after[name]:.3f}")
     peak = _fall_from_peak([m["objective/oracle"] for m in curve if "objective/oracle" in m])
     if peak is not None:
-        found.append(f"during PPO the oracle's score peaked at {peak[0]:.3f} and ended at {peak[1]:.3f}")
+        found.append(
+            f"during PPO the oracle's score peaked at {peak[0]:.3f} and ended at {peak[1]:.3f}"
+        )
     return [f"over-optimisation: {rose} while {' and '.join(found)}; {cure}"] if found else []
 
 

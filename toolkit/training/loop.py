@@ -48,7 +48,9 @@ def run_stage(ctx: StageContext) -> StageResult:
     if (held := saves.newest()) is not None:
         done, state = held
         stage.restore(state)
-        ctx.event("resumed", stage=ctx.name, step=done, message=f"{ctx.name} continues at step {done}")
+        ctx.event(
+            "resumed", stage=ctx.name, step=done, message=f"{ctx.name} continues at step {done}"
+        )
     gate = _steps(ctx, stage, saves, done, total)
     result = stage.finish()
     shutil.rmtree(saves.folder, ignore_errors=True)
@@ -57,7 +59,9 @@ def run_stage(ctx: StageContext) -> StageResult:
     return result
 
 
-def _steps(ctx: StageContext, stage: Stage, saves: Checkpoints, done: int, total: int) -> str | None:
+def _steps(
+    ctx: StageContext, stage: Stage, saves: Checkpoints, done: int, total: int
+) -> str | None:
     metrics = Metrics(ctx.work / "metrics.jsonl", done, _tensorboard(ctx))
     try:
         for i in range(done, total):

@@ -33,7 +33,11 @@ class Updater:
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=lr, betas=config.betas, eps=config.eps, fused=True
+            [g for g in groups if g["params"]],
+            lr=lr,
+            betas=config.betas,
+            eps=config.eps,
+            fused=True,
         )
         self.clip_norm = config.clip_norm
         self.schedule: LRScheduler = LambdaLR(self.optimizer, _always_one)
