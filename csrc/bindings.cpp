@@ -104,4 +104,10 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels; call them through rlhf_kernels.";
   m.def("token_kl", &ops::token_kl, Unlocked());
   m.def("token_kl_backward", &ops::token_kl_backward, Unlocked());
+  m.def("ppo_loss", &ops::ppo_loss, Unlocked());
+  m.def("value_loss", &ops::value_loss, Unlocked());
+  m.def("shaped_rewards", &ops::shaped_rewards, Unlocked());
+  m.def("gae", &ops::gae, Unlocked());
+  m.def("whiten", &ops::whiten, Unlocked());
+  m.def("ranking_loss", &ops::ranking_loss, Unlocked());
 }

@@ -28,6 +28,14 @@ void dispatch_floating(const char* op, const char* argument, DType dtype, Body&&
   }
 }
 
+// The same for ops whose inputs Python has already converted to their arithmetic type.
+template <typename Body>
+void dispatch_compute(const char* op, const char* argument, DType dtype, Body&& body) {
+  if (dtype == DType::kFloat32) return body(TypeTag<float>{});
+  if (dtype == DType::kFloat64) return body(TypeTag<double>{});
+  fail(op, argument, std::string("must be float32 or float64, got ") + dtype_name(dtype));
+}
+
 // The arithmetic type of an element type: double for double, else float.
 template <typename T>
 struct Compute {

@@ -18,4 +18,35 @@ void token_kl_backward(const TensorView& grad_out, const TensorView& logprobs,
                        const TensorView& ref_logprobs, const std::string& estimator,
                        const TensorView& grad_logprobs);
 
+// ppo_loss
+void ppo_loss(const TensorView& logprobs, const TensorView& old_logprobs,
+              const TensorView& advantages, const TensorView& mask, double cliprange,
+              const OptionalView& denominator, const TensorView& loss, const TensorView& stats,
+              const TensorView& token_grad, const TensorView& scale);
+
+// value_loss
+void value_loss(const TensorView& values, const TensorView& old_values, const TensorView& returns,
+                const TensorView& mask, double cliprange_value, const OptionalView& denominator,
+                const TensorView& loss, const TensorView& stats, const TensorView& token_grad,
+                const TensorView& scale);
+
+// shaped_rewards
+void shaped_rewards(const TensorView& scores, const TensorView& logprobs,
+                    const TensorView& ref_logprobs, const TensorView& mask, double kl_coef,
+                    const std::string& estimator, const TensorView& rewards);
+
+// gae
+void gae(const TensorView& rewards, const TensorView& values, const TensorView& mask, double gamma,
+         double lam, bool whiten_advantages, const TensorView& advantages,
+         const TensorView& returns);
+
+// whiten
+void whiten(const TensorView& x, const TensorView& mask, bool shift_mean, const TensorView& out);
+
+// ranking_loss
+void ranking_loss(const TensorView& scores, const TensorView& ranks,
+                  const TensorView& group_offsets, const std::string& ties,
+                  const OptionalView& denominator, const TensorView& loss, const TensorView& stats,
+                  const TensorView& score_grad, const TensorView& scale);
+
 }  // namespace rlhf::ops

@@ -6,3 +6,69 @@ def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: str, out: Tensor
 def token_kl_backward(
     grad_out: Tensor, logprobs: Tensor, ref_logprobs: Tensor, estimator: str, grad: Tensor, /
 ) -> None: ...
+def ppo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    cliprange: float,
+    denominator: Tensor | None,
+    loss: Tensor,
+    stats: Tensor,
+    token_grad: Tensor,
+    scale: Tensor,
+    /,
+) -> None: ...
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    cliprange_value: float,
+    denominator: Tensor | None,
+    loss: Tensor,
+    stats: Tensor,
+    token_grad: Tensor,
+    scale: Tensor,
+    /,
+) -> None: ...
+def shaped_rewards(
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    kl_coef: float,
+    estimator: str,
+    rewards: Tensor,
+    /,
+) -> None: ...
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    gamma: float,
+    lam: float,
+    whiten_advantages: bool,
+    advantages: Tensor,
+    returns: Tensor,
+    /,
+) -> None: ...
+def whiten(
+    x: Tensor,
+    mask: Tensor,
+    shift_mean: bool,
+    out: Tensor,
+    /,
+) -> None: ...
+def ranking_loss(
+    scores: Tensor,
+    ranks: Tensor,
+    group_offsets: Tensor,
+    ties: str,
+    denominator: Tensor | None,
+    loss: Tensor,
+    stats: Tensor,
+    score_grad: Tensor,
+    scale: Tensor,
+    /,
+) -> None: ...

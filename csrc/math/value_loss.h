@@ -1,0 +1,36 @@
+// Clipped value loss of one token, without the mean and without vf_coef.
+//
+//   clipped = clip(value, old - c, old + c)
+//   loss    = 0.5 max((value - R)^2, (clipped - R)^2)
+//   d loss / d value = value - R where the unclipped branch is the larger or equal one, else 0
+//
+// Source: Stiennon et al. 2020 (arXiv:2009.01325), appendix B, and the code of Ziegler et al. 2019.
+#pragma once
+
+#include "math/host_device.h"
+
+namespace rlhf::math {
+
+template <typename T>
+struct ValueToken {
+  T loss;
+  T dvalue;
+  T squared_error;
+  bool clipped;
+};
+
+template <typename T>
+RLHF_HD ValueToken<T> value_token(T value, T old_value, T target, T cliprange) {
+  const T low = old_value - cliprange;
+  const T high = old_value + cliprange;
+  const T bounded = value < low ? low : (value > high ? high : value);
+  const T error = value - target;
+  const T bounded_error = bounded - target;
+  const T squared = error * error;
+  const T bounded_squared = bounded_error * bounded_error;
+  const bool use_clipped = bounded_squared > squared;
+  return {T(0.5) * (use_clipped ? bounded_squared : squared), use_clipped ? T(0) : error, squared,
+          use_clipped};
+}
+
+}  // namespace rlhf::math
