@@ -81,7 +81,10 @@ def sample_answers(
 
 
 def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Invert the distribution function of softmax(logits / temperature), truncated to top_k and top_p, at `uniforms` [B]."""
+    """Invert the distribution function of softmax(logits / temperature) at `uniforms` [B].
+
+    Truncated to top_k and top_p where these are on.
+    """
     probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
     if sampling.top_k or sampling.top_p < 1.0:
         probs = _truncate(probs, sampling)

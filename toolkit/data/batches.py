@@ -1,4 +1,7 @@
-"""Token lists to tensors. Dims: B sequences, L prompt + response tokens, T response tokens, N response tokens of a batch."""
+"""Token lists to tensors.
+
+Dims: B sequences, L prompt + response tokens, T response tokens, N response tokens of a batch.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ class Batch:
         return int(self.mask.sum())
 
     def rows(self, rows: Tensor | slice) -> Batch:
-        """Take some sequences, with padding no longer than they need. T stays, so that [B, T] results line up."""
+        """Take some sequences, with padding no longer than they need.
+
+        T stays, so that [B, T] results line up.
+        """
         lengths = self.lengths[rows]
         width = int(lengths.max()) if len(lengths) else 0
         return Batch(
@@ -88,7 +94,7 @@ def pad_left(rows: TokenLists, value: int) -> tuple[Tensor, Tensor]:
 
 
 def windows(stream: Tensor, starts: Sequence[int], length: int) -> Batch:
-    """Cut `length` + 1 tokens of a token stream at each start, every token after the first counting."""
+    """Cut `length` + 1 stream tokens at each start; every token after the first counts."""
     ids = torch.stack([stream[a : a + length + 1] for a in starts]).long()
     count, width = ids.shape
     steps = torch.arange(width - 1).expand(count, -1)

@@ -1,1 +1,4 @@
-"""Language models and scalar heads: loaded strictly, seen as log-probs and values, saved as Hugging Face folders."""
+"""Language models and scalar heads.
+
+Loaded strictly, seen as log-probs and values, saved as Hugging Face folders.
+"""

@@ -1,8 +1,11 @@
 """A language model seen as log-probs of response tokens; a scalar model seen as values and scores.
 
-Dims: B sequences, T response tokens, N response tokens that count in a micro-batch (row-major over [B, T]), V softmax width, D hidden.
-Sequences are right-padded and models causal, so real tokens never attend to padding and no attention mask is needed.
-The log-softmax, losses and KL are `rlhf_kernels`'; this file only brings logits [N, V] and values [B, T] into being.
+Dims: B sequences, T response tokens, N response tokens that count in a micro-batch (row-major over
+[B, T]), V softmax width, D hidden.
+Sequences are right-padded and models causal, so real tokens never attend to padding and no
+attention mask is needed.
+The log-softmax, losses and KL are `rlhf_kernels`'; this file only brings logits [N, V] and values
+[B, T] into being.
 """
 
 from __future__ import annotations
@@ -52,7 +55,10 @@ class Policy:
             self.model.gradient_checkpointing_enable()
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits [N, V] of the response tokens that count, and those tokens [N]; the rest is dropped before the head."""
+        """Return logits [N, V] of the response tokens that count, and those tokens [N].
+
+        The rest is dropped before the head.
+        """
         with precision(self.hardware):
             if self.plain_head:
                 trunk = self.model.base_model(batch.ids, use_cache=False)[0]
@@ -68,7 +74,7 @@ class Policy:
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return log-probs and entropies of the response, each fp32 [B, T], 0 where the mask is False."""
+        """Return the response's log-probs and entropies, fp32 [B, T], 0 outside the mask."""
         logprobs = torch.zeros(batch.mask.shape)
         entropy = torch.zeros(batch.mask.shape)
         for span, micro in batch.micro(self.hardware.micro_batch):

@@ -19,7 +19,8 @@ from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import ModelSource
 from toolkit.training.random import Stream
 
-transformers.logging.set_verbosity_error()  # missing and unexpected tensors are checked here, strictly
+# missing and unexpected tensors are checked here, strictly
+transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
@@ -94,7 +95,8 @@ def _refuse_loose_ends(folder: Path, info: dict[str, Any], allowed: tuple[str, .
         if names:
             raise StageFailed(
                 f"{folder}: {kind.replace('_', ' ')} on loading: {', '.join(names[:5])}"
-                f"{' ...' if len(names) > 5 else ''}; the folder does not hold the model its config describes"
+                f"{' ...' if len(names) > 5 else ''}; the folder does not hold the model its "
+                f"config describes"
             )
 
 

@@ -1,4 +1,7 @@
-"""Stage `collect`: sample K answers for each prompt from the policy or policies, to be ranked (InstructGPT 3.5)."""
+"""Stage `collect`.
+
+Sample K answers for each prompt from the policy or policies, to be ranked (InstructGPT 3.5).
+"""
 
 from __future__ import annotations
 

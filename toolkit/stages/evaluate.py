@@ -1,7 +1,9 @@
 """Stage `evaluate`: the result against where it started, on held-out prompts.
 
-Win rate = share of prompts on which the judge scores PPO's answer above SFT's, a tie counting one half, with a 95 % interval of
-the mean. The reward model is also what PPO was trained on, so the oracle's verdict stands beside it.
+Win rate = share of prompts on which the judge scores PPO's answer above SFT's, a tie counting one
+half, with a 95 % interval of
+the mean. The reward model is also what PPO was trained on, so the oracle's verdict stands beside
+it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """What one PPO iteration learns from: answers, their log-probs, scores, shaped rewards, advantages.
 
-    rewards[t]    = - kl_coef * (logprob_t - ref_logprob_t),  + score at the last response token      (details 18, 19)
-    advantages    = GAE(rewards, values; gamma, lam), whitened over the whole batch                  (details 20, 21)
+    rewards[t]    = - kl_coef * (logprob_t - ref_logprob_t),  + score at the last response token
+    (details 18, 19)
+    advantages    = GAE(rewards, values; gamma, lam), whitened over the whole batch
+    (details 20, 21)
 
-Dims: B episodes, T response tokens. The formulas are `rlhf_kernels`'; this file brings their arguments together.
+Dims: B episodes, T response tokens. The formulas are `rlhf_kernels`'; this file brings their
+arguments together.
 """
 
 from __future__ import annotations
@@ -103,7 +106,10 @@ def final_scores(
     texts: tuple[list[str], list[str], list[bool]],
     extra: Judge | None,
 ) -> Tensor:
-    """The score each episode earns: the RM's, a fixed one without end-of-text, plus the user's own term."""
+    """The score each episode earns.
+
+    The RM's, a fixed one without end-of-text, plus the user's own term.
+    """
     counted = scores
     if ppo.no_eos is not None:
         unfinished = ~torch.tensor(texts[2])

@@ -15,8 +15,10 @@ _CARD = """# {name}
 |---|---|---|
 {rows}
 
-Made by `python -m toolkit run` from the spec saved in this run as `spec.resolved.yaml`, seed {seed}.
-A score is the sequence classifier's logit at the last real token, less `score_offset` of its config.json.
+Made by `python -m toolkit run` from the spec saved in this run as `spec.resolved.yaml`, seed
+{seed}.
+A score is the sequence classifier's logit at the last real token, less `score_offset` of its
+config.json.
 Logits are meant over the first {vocab} ids; a padding id above that lies outside the softmax.
 """
 

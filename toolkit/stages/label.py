@@ -1,4 +1,7 @@
-"""Stage `label`: rank each prompt's answers, by an oracle, by a file, or by a reward model. Equal scores are a tie."""
+"""Stage `label`: rank each prompt's answers, by an oracle, by a file, or by a reward model.
+
+Equal scores are a tie.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,12 @@
 """Stage `ppo`: PPO against the reward model, with the pretraining term (InstructGPT 3.5, C.4).
 
-    maximise  E[ r(x,y) - kl_coef * log(pi_RL(y|x) / pi_ref(y|x)) ]  +  ptx_coef * E_pretrain[ log pi_RL(x) ]
+    maximise  E[ r(x,y) - kl_coef * log(pi_RL(y|x) / pi_ref(y|x)) ]  +  ptx_coef * E_pretrain[ log
+    pi_RL(x) ]
 
-One step here is one iteration: sample a batch of episodes, then inner_epochs passes over it in minibatches. For each minibatch
-the PPO gradient and the pretraining gradient are computed one after the other and accumulated, then one optimizer step.
+One step here is one iteration: sample a batch of episodes, then inner_epochs passes over it in
+minibatches. For each minibatch
+the PPO gradient and the pretraining gradient are computed one after the other and accumulated, then
+one optimizer step.
 """
 
 from __future__ import annotations
@@ -108,7 +111,8 @@ class PPO:
         have = 0 if tokens is None else len(tokens)
         if tokens is None or have <= self.config.ptx.length + 1:
             raise StageFailed(
-                f"ppo.ptx.length is {self.config.ptx.length} but the pretraining text has {have} tokens; "
+                f"ppo.ptx.length is {self.config.ptx.length} but the pretraining text has {have} "
+                f"tokens; "
                 "give data.pretrain more text or lower ppo.ptx.length"
             )
         return tokens
@@ -232,7 +236,10 @@ class PPO:
         return {**sums, "ppo/val/grad_norm": self.value_updater.step()}
 
     def _audit(self, experience: Experience, stats: dict[str, float]) -> None:
-        """On the first minibatch the policy still is the reference: ratio 1 and KL 0, or log-probs are wrong (detail 29)."""
+        """On the first minibatch the policy still is the reference.
+
+        Ratio 1 and KL 0, or log-probs are wrong (detail 29).
+        """
         limit = _AUDIT[self.ctx.spec.hardware.precision]
         self.audit = {
             "max_ratio_error": stats["ppo/policy/ratio_error"],
@@ -241,8 +248,10 @@ class PPO:
         for name, value in self.audit.items():
             if not value <= limit:
                 raise StageFailed(
-                    f"ppo: on the first minibatch {name} is {value:.3g}, above {limit:g}, though policy and reference hold "
-                    "the same weights: log-probs are not reproducible (dropout left on, or a temperature or padding that "
+                    f"ppo: on the first minibatch {name} is {value:.3g}, above {limit:g}, though "
+                    f"policy and reference hold "
+                    "the same weights: log-probs are not reproducible (dropout left on, or a "
+                    "temperature or padding that "
                     "differs between passes)"
                 )
 
@@ -252,14 +261,17 @@ class PPO:
         limit = self.config.stop_if.kl_above
         if limit is not None and kl > limit:
             raise StopStage(
-                f"PPO stopped before iteration {i + 1}: the KL to the reference is {kl:.1f} nats per response, above "
-                f"ppo.stop_if.kl_above = {limit:g}; raise ppo.kl.coef, lower ppo.lr, or raise the limit"
+                f"PPO stopped before iteration {i + 1}: the KL to the reference is {kl:.1f} nats "
+                f"per response, above "
+                f"ppo.stop_if.kl_above = {limit:g}; raise ppo.kl.coef, lower ppo.lr, or raise the "
+                f"limit"
             )
         if len(self.kls) == _NEGATIVE_KL and max(self.kls) < 0:
             self.ctx.event(
                 "warning",
                 stage=self.ctx.name,
-                message=f"the mean KL was negative for {_NEGATIVE_KL} iterations in a row: sampling and log-probs disagree",
+                message=f"the mean KL was negative for {_NEGATIVE_KL} iterations in a row: "
+                "sampling and log-probs disagree",
             )
 
     def _objective(self, experience: Experience) -> dict[str, float]:
@@ -323,7 +335,10 @@ class PPO:
 
 
 def _add(sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str, share: float) -> None:
-    """Add a micro-batch's statistics: sums over the minibatch's denominator add, spreads are averaged, extremes taken."""
+    """Add a micro-batch's statistics.
+
+    Sums over the minibatch's denominator add, spreads are averaged, extremes taken.
+    """
     for name, value in stats.items():
         number = float(value)
         if name in ("ratio_max", "ratio_error"):

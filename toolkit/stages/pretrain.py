@@ -1,6 +1,8 @@
 """Stage `pretrain`: language-model training of a model from scratch on the pretraining text.
 
-loss = - mean over tokens of log p(x_t | x_<t), windows of `length` tokens at random places of the stream.
+    loss = - mean over tokens of log p(x_t | x_<t)
+
+on windows of `length` tokens at random places of the stream.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Stage `reward`: train the reward model on rankings (InstructGPT C.2, 3.5).
 
-loss = - mean over prompts of mean over a prompt's pairs of log sigmoid(r(x, y_better) - r(x, y_worse))
+    loss = - mean over prompts, mean over a prompt's pairs, log sigmoid(r(x, y_w) - r(x, y_l))
 
-All pairs of a prompt are one batch element: each answer is forwarded once. Afterwards scores are shifted so that the
-demonstrations average 0; the shift stands as `score_offset` in config.json, since such heads have no bias.
+All pairs of a prompt are one batch element: each answer is forwarded once. Afterwards scores are
+shifted so that the
+demonstrations average 0; the shift stands as `score_offset` in config.json, since such heads have
+no bias.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Reward:
         self.train, self.valid = split_by_prompt(records, ctx.spec.data.split.valid, ctx.spec.seed)
         if not any(len(set(r["ranks"])) > 1 for r in self.train):
             raise StageFailed(
-                f"reward: none of the {len(self.train)} training prompts has two answers of different rank, so there is "
+                f"reward: none of the {len(self.train)} training prompts has two answers of "
+                f"different rank, so there is "
                 "nothing to learn; collect more prompts, raise collect.k, or look at the labels"
             )
         self.model = make_scalar(self._backbone(), self.text, Stream(ctx.spec.seed, "reward head"))
@@ -71,7 +74,10 @@ class Reward:
         return total
 
     def _backbone(self) -> Path:
-        """The folder the trunk comes from; a model that exists nowhere yet is written down first."""
+        """The folder the trunk comes from.
+
+        A model that exists nowhere yet is written down first.
+        """
         ctx = self.ctx
         own = ctx.spec.models.reward
         if own is not None and own.path is not None:
@@ -155,7 +161,8 @@ class Reward:
         demos = read_records(path)[:_CENTRE_ON] if path.exists() else []
         if not demos:
             raise StageFailed(
-                "reward.center_on is demonstrations but the run has none; give data.demonstrations or set it to null"
+                "reward.center_on is demonstrations but the run has none; give "
+                "data.demonstrations or set it to null"
             )
         scores = [self._score_all([d["prompt_ids"]], [d["response_ids"]]) for d in demos]
         self.model.config.score_offset = float(torch.cat(scores).double().mean())
@@ -205,7 +212,8 @@ class Reward:
             return None
         got = "no held-out pair exists" if accuracy is None else f"{accuracy:.3f}"
         return (
-            f"held-out accuracy of the reward model: {got}, reward.gate.accuracy asks for {gate.accuracy}; "
+            f"held-out accuracy of the reward model: {got}, reward.gate.accuracy asks for "
+            f"{gate.accuracy}; "
             "collect more comparisons, train longer, or lower the gate"
         )
 
@@ -213,7 +221,10 @@ class Reward:
 def split_by_prompt(
     records: list[Record], share: float, seed: int
 ) -> tuple[list[Record], list[Record]]:
-    """Hold out `share` of the prompts (users, where given); nobody stands on both sides, whatever the order."""
+    """Hold out `share` of the prompts (users, where given).
+
+    Nobody stands on both sides, whatever the order.
+    """
     train, valid = [], []
     for record in records:
         owner = str(record.get("user") or record["prompt"])

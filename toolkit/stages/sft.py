@@ -47,7 +47,7 @@ class Sft:
         if config.dropout and not places:
             ctx.event(
                 "note",
-                message=f"sft.dropout: {type(self.model).__name__} has no residual dropout; none is used",
+                message=f"sft.dropout: {type(self.model).__name__} has none to set; none is used",
             )
         self.per_epoch = math.ceil(len(self.train) / config.batch)
         total = config.epochs * self.per_epoch

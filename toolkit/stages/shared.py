@@ -1,4 +1,7 @@
-"""What several stages do: find their inputs, read and write records, train a language model for one step."""
+"""What several stages do.
+
+Find their inputs, read and write records, train a language model for one step.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def pretrained_folder(ctx: StageContext) -> Path | None:
-    """Where the pretrained model lies, or None when it is made from scratch and never pretrained."""
+    """Where the pretrained model lies.
+
+    Or None when it is made from scratch and never pretrained.
+    """
     if "pretrain" in ctx.inputs:
         return ctx.inputs["pretrain"] / "model"
     path = ctx.spec.models.base.path
@@ -91,7 +97,10 @@ def pretrain_stream(ctx: StageContext, part: str) -> torch.Tensor | None:
 def backward_cross_entropy(
     policy: Policy, batch: Batch, *, weight: float = 1.0, denominator: int | None = None
 ) -> float:
-    """Accumulate gradients of weight * mean token cross-entropy, in micro-batches; return the unweighted loss."""
+    """Accumulate gradients of weight * mean token cross-entropy, in micro-batches.
+
+    Return the unweighted loss.
+    """
     tokens = batch.tokens if denominator is None else denominator
     total = 0.0
     for _, micro in batch.micro(policy.hardware.micro_batch):

@@ -1,4 +1,7 @@
-"""Verdicts over judged answers: win rate with its interval, and signs of over-optimisation. No torch."""
+"""Verdicts over judged answers: win rate with its interval, and signs of over-optimisation.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,17 @@ def over_optimisation(
     """Sentences for a policy that pleases the reward model and not the oracle.
 
     Args:
-        before, after: figures of SFT and PPO; "oracle", "exact" and "reward" are read where present.
+        before: figures of SFT; "oracle", "exact" and "reward" are read where present.
+        after: the same figures of PPO.
         curve: PPO's metrics; the oracle's running mean is compared with its own peak.
     """
     if "oracle" not in before or "reward" not in before or after["reward"] <= before["reward"]:
         return []
     rose = f"the reward model's score rose from {before['reward']:.2f} to {after['reward']:.2f}"
-    cure = "the policy exploits the reward model; raise ppo.kl.coef, stop earlier, or collect more comparisons"
+    cure = (
+        "the policy exploits the reward model; raise ppo.kl.coef, stop earlier, "
+        "or collect more comparisons"
+    )
     found = []
     for name, what in (("oracle", "the oracle's score"), ("exact", "the share of exact answers")):
         if after[name] < before[name]:

@@ -1,1 +1,4 @@
-"""What every stage that trains shares: the loop, recovery, optimizers, averaging, keyed randomness."""
+"""What every stage that trains shares.
+
+The loop, recovery, optimizers, averaging, keyed randomness.
+"""

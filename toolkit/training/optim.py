@@ -54,7 +54,10 @@ class Updater:
         return float(torch.nn.utils.get_total_norm(grads, foreach=True))
 
     def step(self) -> float:
-        """Clip, update, advance the schedule, clear the gradients; return the norm before clipping."""
+        """Clip, update, advance the schedule, clear the gradients.
+
+        Return the norm before clipping.
+        """
         norm = self.grad_norm()
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(
@@ -106,7 +109,10 @@ def make_updater(
 def make_ppo_updater(
     model: torch.nn.Module, ppo: schema.Ppo, lr: float, *, per_iteration: int, total: int
 ) -> Updater:
-    """Make an updater with PPO's rate: linear from `warmup.start` over `warmup.iterations`, then constant (C.4) or annealed."""
+    """Make an updater with PPO's rate.
+
+    Linear from `warmup.start` over `warmup.iterations`, then constant (C.4) or annealed.
+    """
     updater = Updater(model, ppo.optimizer, lr)
     warmup = ppo.warmup.iterations * per_iteration
     optimizer = updater.optimizer

@@ -1,6 +1,7 @@
 """Randomness as a function of position, never of history.
 
-Every draw is keyed by blake2b of (seed, stage, round, purpose, step or global example index), so that resuming needs no saved
+Every draw is keyed by blake2b of (seed, stage, round, purpose, step or global example index), so
+that resuming needs no saved
 generator state and a sequence's draws do not depend on the batch it sits in.
 """
 
@@ -51,7 +52,7 @@ class Stream:
 
 
 class Order:
-    """Which example stands at a global position, when a set is passed over again and again, each pass reshuffled.
+    """Which example stands at a global position; each pass over the set is reshuffled.
 
     Args:
         stream: the stage's stream.
