@@ -1,7 +1,23 @@
 """RLHF mathematics as PyTorch operators on native kernels."""
 
+from rlhf_kernels.ops.explained_variance import explained_variance
+from rlhf_kernels.ops.gae import gae
+from rlhf_kernels.ops.masked_mean import masked_mean
+from rlhf_kernels.ops.ppo_loss import ppo_loss
+from rlhf_kernels.ops.ranking_loss import ranking_loss
+from rlhf_kernels.ops.shaped_rewards import shaped_rewards
 from rlhf_kernels.ops.token_kl import token_kl
+from rlhf_kernels.ops.value_loss import value_loss
+from rlhf_kernels.ops.whiten import whiten
 
 __all__ = [
+    "explained_variance",
+    "gae",
+    "masked_mean",
+    "ppo_loss",
+    "ranking_loss",
+    "shaped_rewards",
     "token_kl",
+    "value_loss",
+    "whiten",
 ]

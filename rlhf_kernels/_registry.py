@@ -107,6 +107,53 @@ def new_result(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=result_dtype(like), device=like.device)
 
 
+def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return floating tensors dense and in one result dtype: float64 if any is, else float32.
+
+    Other dtypes pass unchanged, so that the kernel refuses them by name.
+    """
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if wide else torch.float32
+    return tuple(
+        (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for tensor in tensors
+    )
+
+
+def optional_denominator(denominator: float | Tensor | None, mask: Tensor) -> Tensor | None:
+    """Return `denominator` as `make_denominator` does; None leaves the count to the kernel."""
+    return None if denominator is None else make_denominator(denominator, mask)
+
+
+def scale_gradient(
+    ctx: Any, grad_loss: Tensor, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Return the gradient of a loss whose forward saved `(token_grad, scale)`.
+
+    The first input is the only differentiable one; `ctx.inputs` is the number of inputs.
+    """
+    token_grad, scale = ctx.saved_tensors
+    return (token_grad * (grad_loss * scale), *[None] * (ctx.inputs - 1))
+
+
+def save_loss_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save for `scale_gradient` from an op that returns `(loss, stats, token_grad, scale)`."""
+    _, stats, token_grad, scale = output
+    ctx.inputs = len(inputs)
+    ctx.mark_non_differentiable(stats, token_grad, scale)
+    ctx.save_for_backward(token_grad, scale)
+
+
+def loss_outputs(like: Tensor, stats: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Allocate `(loss, stats, token_grad, scale)` of a loss over the elements of `like`."""
+    return (
+        new_result(like),
+        new_result(like, stats),
+        torch.empty_like(like, memory_format=torch.contiguous_format),
+        torch.empty((), dtype=torch.float64, device=like.device),
+    )
+
+
 def make_denominator(denominator: float | Tensor | None, mask: Tensor) -> Tensor:
     """Return what a masked mean divides by, as a 0-d float64 tensor on the mask's device.
 

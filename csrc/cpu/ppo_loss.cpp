@@ -12,26 +12,26 @@
 namespace rlhf::cpu {
 namespace {
 
+// A NaN enters and stays.
+inline double nan_max(double a, double b) { return b <= a || a != a ? a : b; }
+
 struct PpoSum {
   double loss = 0;
   double logratio_squared = 0;
   double k3 = 0;
   double clipped = 0;
   double ratio_max = 0;
+  double ratio_error = 0;  // max |ratio - 1|
   math::ShiftedSums ratios;
   math::Moments ratio;
-
-  // A NaN enters and stays.
-  void raise_max(double value) {
-    if (!(value <= ratio_max || ratio_max != ratio_max)) ratio_max = value;
-  }
 
   void merge(const PpoSum& other) {
     loss += other.loss;
     logratio_squared += other.logratio_squared;
     k3 += other.k3;
     clipped += other.clipped;
-    raise_max(other.ratio_max);
+    ratio_max = nan_max(ratio_max, other.ratio_max);
+    ratio_error = nan_max(ratio_error, other.ratio_error);
     ratio = math::merge(ratio, other.ratios.moments());
   }
 };
@@ -61,7 +61,8 @@ PpoSum reduce_tokens(const TensorView& logprobs, const TensorView& old_logprobs,
           sum.logratio_squared += static_cast<double>(token.logratio) * token.logratio;
           sum.k3 += math::token_kl<T>(math::KlEstimator::kK3, old[i], now[i]);
           sum.clipped += token.clipped;
-          sum.raise_max(token.ratio);
+          sum.ratio_max = nan_max(sum.ratio_max, token.ratio);
+          sum.ratio_error = nan_max(sum.ratio_error, std::fabs(token.ratio - T(1)));
           sum.ratios.add(token.ratio);
         }
       });
@@ -81,7 +82,7 @@ void ppo_loss(const TensorView& logprobs, const TensorView& old_logprobs,
     write_values<T>(loss, {sum.loss * factor});
     write_values<T>(stats, {sum.loss * factor, 0.5 * sum.logratio_squared * factor, sum.k3 * factor,
                             sum.clipped * factor, sum.ratio.sum() * factor, sum.ratio.m2 * factor,
-                            sum.ratio_max});
+                            sum.ratio_max, sum.ratio_error});
     write_values<double>(scale, {factor});
   });
 }

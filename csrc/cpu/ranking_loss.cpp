@@ -17,9 +17,9 @@ struct RankingSum {
   double loss = 0;     // sum over prompts of the mean over their pairs
   double prompts = 0;  // with at least one pair
   double skipped = 0;
-  double pairs = 0;
+  double pairs = 0;  // of different rank
   double tied = 0;
-  double right = 0;  // untied pairs ordered rightly; equal scores count half
+  double right = 0;  // pairs ordered rightly; equal scores count half
   double margin = 0;
 
   void merge(const RankingSum& other) {
@@ -35,11 +35,11 @@ struct RankingSum {
 
 struct PromptSum {
   double loss = 0;
-  double pairs = 0;
+  double pairs = 0;  // counted ties included
 };
 
 // One pair whose first answer is the better one; returns its loss and its derivative.
-math::PairLoss<double> add_untied(double difference, RankingSum& sum) {
+math::PairLoss<double> add_ranked(double difference, RankingSum& sum) {
   sum.right += difference > 0 ? 1.0 : (difference == 0 ? 0.5 : 0.0);
   sum.margin += difference;
   return math::ranked_pair(difference);
@@ -52,12 +52,12 @@ PromptSum add_pairs(const T* score, const int64_t* rank, int64_t count, bool cou
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = i + 1; j < count; ++j) {
       const bool tie = rank[i] == rank[j];
-      sum.tied += tie;
+      (tie ? sum.tied : sum.pairs) += 1;
       if (tie && !count_ties) continue;
       const int64_t better = rank[i] <= rank[j] ? i : j;
       const int64_t worse = i + j - better;
       const double difference = static_cast<double>(score[better]) - score[worse];
-      const auto pair = tie ? math::tied_pair(difference) : add_untied(difference, sum);
+      const auto pair = tie ? math::tied_pair(difference) : add_ranked(difference, sum);
       grad[better] += pair.ddifference;
       grad[worse] -= pair.ddifference;
       prompt.loss += pair.loss;
@@ -87,7 +87,6 @@ RankingSum reduce_prompts(const TensorView& scores, const TensorView& ranks,
               add_pairs(score + first, rank + first, count, count_ties, pending.data(), sum);
           const double share = prompt.pairs > 0 ? 1.0 / prompt.pairs : 0.0;
           (prompt.pairs > 0 ? sum.prompts : sum.skipped) += 1;
-          sum.pairs += prompt.pairs;
           sum.loss += prompt.loss * share;
           for (int64_t i = 0; i < count; ++i) {
             grad[first + i] = static_cast<T>(pending[static_cast<size_t>(i)] * share);
@@ -106,8 +105,7 @@ void ranking_loss(const TensorView& scores, const TensorView& ranks,
     using T = typename decltype(tag)::type;
     const RankingSum sum = reduce_prompts<T>(scores, ranks, group_offsets, count_ties, score_grad);
     const double factor = mean_scale("ranking_loss", denominator, sum.prompts);
-    const double untied = sum.pairs - (count_ties ? sum.tied : 0.0);
-    const double per_pair = untied > 0 ? 1.0 / untied : 0.0;
+    const double per_pair = sum.pairs > 0 ? 1.0 / sum.pairs : 0.0;
     write_values<T>(loss, {sum.loss * factor});
     write_values<T>(stats, {sum.right * per_pair, sum.margin * per_pair, sum.pairs, sum.tied,
                             sum.prompts, sum.skipped});

@@ -34,5 +34,6 @@ def ppo_loss(
             "ratio_mean": ratio.sum() / divisor,
             "ratio_var": (ratio - ratio.mean()).square().sum() / divisor,
             "ratio_max": ratio.max() if count else zero,
+            "ratio_error": (ratio - 1).abs().max() if count else zero,
         }
     return loss, stats

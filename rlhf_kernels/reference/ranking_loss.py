@@ -1,6 +1,6 @@
 """Float64 reference of the K-wise ranking loss; see `rlhf_kernels.ops.ranking_loss`."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ def ranking_loss(
     rank = ranks.tolist()
     offsets = group_offsets.tolist()
     prompt_losses, differences = [], []
-    pairs = tied = 0
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+    tied = 0
+    for start, stop in pairwise(offsets):
         losses = []
         for i, j in combinations(range(start, stop), 2):
             if rank[i] == rank[j]:
@@ -33,7 +33,6 @@ def ranking_loss(
             better, worse = (i, j) if rank[i] < rank[j] else (j, i)
             differences.append(score[better] - score[worse])
             losses.append(-logsigmoid(differences[-1]))
-        pairs += len(losses)
         if losses:
             prompt_losses.append(torch.stack(losses).mean())
     prompts = len(prompt_losses)
@@ -44,7 +43,7 @@ def ranking_loss(
     stats = {
         "accuracy": right.mean(),
         "margin": gap.mean(),
-        "pairs": torch.tensor(float(pairs)),
+        "pairs": torch.tensor(float(len(differences))),
         "tied": torch.tensor(float(tied)),
         "prompts": torch.tensor(float(prompts)),
         "skipped": torch.tensor(float(len(offsets) - 1 - prompts)),
