@@ -1,0 +1,55 @@
+# From nothing: `make demo` runs the whole pipeline on an embedded task, `make test` runs the tests.
+# Needs Python >= 3.10 with venv, git and a C++17 compiler; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
+SPEC ?= specs/quickstart.yaml
+RUN ?= runs/quickstart
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: build demo test ctest pytest check lint format bench asan specs clean
+build: $(VENV)/.built
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+$(VENV)/.packages: $(VENV)/.venv constraints.txt
+	$(PIP) torch
+	$(PIP) setuptools wheel cmake ninja pybind11 apache-tvm-ffi
+	touch $@
+$(VENV)/.built: $(VENV)/.packages $(NATIVE)
+	$(PIP) --no-build-isolation -e '.[data,log,dev]'
+	touch $@
+
+demo: build
+	python -m toolkit run $(SPEC)
+	python -m toolkit report $(RUN)
+test: ctest pytest
+ctest: build
+	cmake --preset cpu -DRLHF_KERNELS_MODULE=OFF -DRLHF_KERNELS_WERROR=$(or $(WERROR),OFF)
+	cmake --build --preset cpu
+	ctest --preset cpu
+pytest: build
+	python -m pytest -q -n 2 -m 'not slow' $(ARGS)
+check: lint test
+lint: build
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $(CPP)
+	mypy
+format: build
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CPP)
+bench: build
+	python -m rlhf_kernels.bench $(ARGS)
+asan: build
+	cmake --preset asan && cmake --build --preset asan && ctest --preset asan
+specs: build
+	for spec in specs/*.yaml; do python -m toolkit check $$spec || exit 1; done
+clean:
+	rm -rf build dist *.egg-info rlhf_kernels/*.so $(VENV)/.built .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
