@@ -16,15 +16,18 @@ from toolkit.spec.yaml_tree import read_layer
 
 _HEAD = """# The spec
 
-Every key a spec can have. This file is made from `toolkit/spec/schema.py` by `make specs`; edit that one.
+Every key a spec can have. Made from `toolkit/spec/schema.py` by `make specs`; edit that file.
 
-- Units and sources stand in the texts; "C.1" to "C.4" are appendix sections of InstructGPT (arXiv:2203.02155).
-- A section that may be null is off when it is null. `ppo: {}` turns a section on with its defaults.
-- `extends: tiny` starts from a preset of the package, `extends: base.yaml` from another spec; the nearer value wins.
-  A mapping with free keys (`collect.sources`, `fields`) is replaced whole, and so is a model when its `path` or `architecture`
-  changes.
-- Relative paths are relative to the current directory. `${key}` inserts another value, `${oc.env:HOME}` an environment variable.
-- On the command line `ppo.kl.coef=0.05` overrides a value, `ppo.ptx=null` switches a section off.
+- Units and sources stand in the texts; "C.1" to "C.4" are appendix sections of InstructGPT
+  (arXiv:2203.02155).
+- A section that may be null is off when it is null. `ppo: {}` turns it on with its defaults.
+- `extends: tiny` starts from a preset of the package, `extends: base.yaml` from another spec; the
+  nearer value wins. A mapping with free keys (`collect.sources`, `fields`) is replaced whole, and
+  so is a model when its `path` or `architecture` changes.
+- Relative paths are relative to the current directory. `${key}` inserts another value,
+  `${oc.env:HOME}` an environment variable.
+- On the command line `ppo.kl.coef=0.05` overrides a value and `ppo.ptx=null` switches a section
+  off.
 - `python -m toolkit show spec.yaml` prints every value and where it came from.
 """
 

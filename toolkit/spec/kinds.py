@@ -51,7 +51,7 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f'the text "{value}"'
+        return f'"{value}"'
     if isinstance(value, dict):
         return "a section"
     if isinstance(value, (list, tuple)):
@@ -130,6 +130,8 @@ def split_function(text: str) -> tuple[str, str]:
 def read_function(value: Any) -> str:
     """Read a function reference; whether it exists is checked with the files."""
     text = read_text(value)
+    if not text:
+        raise ValueError("is required; name path/to/file.py:function")
     split_function(text)
     return text
 

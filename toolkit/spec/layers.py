@@ -24,13 +24,17 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 class Stack:
-    """The layers laid so far: one tree, and the mark of the layer that set each key."""
+    """The layers laid so far: one tree, the mark of the layer that set each key, and `base`.
+
+    `base` is the tree below the user's own file: the presets and files it extends.
+    """
 
     def __init__(self) -> None:
         self.tree: dict[str, Any] = {}
         self.marks: dict[Path_, Mark] = {}
         self.problems: list[Problem] = []
         self.unreadable = False
+        self.base: dict[str, Any] = {}
 
     def lay(self, layer: Layer, target: Path_ = ()) -> None:
         """Lay one layer over the tree; `target` is the key a command-line override names."""
@@ -69,6 +73,7 @@ class Stack:
     def fill(self) -> None:
         """Add the schema's default for every key that no layer gave."""
         _fill(self.tree, Spec, Spec())
+        _fill(self.base, Spec, Spec())
 
 
 def _replaces(
@@ -110,6 +115,7 @@ def stack_file(path: Path, overrides: Sequence[str] = ()) -> Stack:
             top.tree["extends"] = layer.tree["extends"]
             top.marks["extends",] = layer.marks["extends",]
     for layer in _chain(top, [path.resolve()], stack.problems):
+        stack.base = copy.deepcopy(stack.tree)
         stack.lay(layer)
     for target, layer in given:
         if target != ("extends",):

@@ -1,4 +1,4 @@
-"""Write a loaded spec out in full: every value, and where it came from, as YAML that loads alike."""
+"""Write a loaded spec out in full: every value, and where it came from."""
 
 from __future__ import annotations
 
@@ -52,15 +52,19 @@ def _escaped(value: Any) -> Any:
     return value
 
 
-def deviations(loaded: Loaded, base: Loaded) -> list[tuple[str, Any, Any, str]]:
-    """Return (path, value in `base`, value in `loaded`, origin) for every value that differs."""
-    below, above = dict(_leaves(base.tree, ())), dict(_leaves(loaded.tree, ()))
-    changed = []
-    for path in [*above, *(p for p in below if p not in above)]:
-        old, new = below.get(path), above.get(path)
-        if old != new or (path in below) != (path in above):
-            changed.append((path, old, new, loaded.origin(path)))
-    return changed
+def deviations(loaded: Loaded) -> list[tuple[str, str, str, str]]:
+    """Return (path, value it extends, own value, origin) of each value the spec itself changes."""
+    below, above = dict(_leaves(loaded.base, ())), dict(_leaves(loaded.tree, ()))
+    paths = [*above, *(path for path in below if path not in above)]
+    return [
+        (path, _one_line(below, path), _one_line(above, path), loaded.origin(path))
+        for path in paths
+        if below.get(path) != above.get(path) and path in loaded.origins
+    ]
+
+
+def _one_line(leaves: dict[str, Any], path: str) -> str:
+    return _scalar(leaves[path]) if path in leaves else "-"
 
 
 def _leaves(tree: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -67,7 +67,7 @@ def pretrain_is_for_new_models(spec: Spec) -> Iterator[Finding]:
 def new_model_needs_a_tokenizer(spec: Spec) -> Iterator[Finding]:
     """A model from scratch brings no tokenizer."""
     if spec.models.base.architecture and not spec.text.tokenizer and not spec.data.task:
-        message = "a model from scratch has no tokenizer; name a tokenizer's folder"
+        message = "a model from scratch has no tokenizer; add text.tokenizer: its folder"
         yield ("text.tokenizer", "models.base.architecture"), message
 
 

@@ -101,7 +101,7 @@ def read_value(info: KeyInfo, value: Any) -> Any:
         return _read_tuple(info, value)
     if info.free:
         return _read_mapping(info, value)
-    return _in_range(info, _SCALARS[info.type](value))
+    return _in_range(info, _SCALARS[info.type](value), value)
 
 
 def _not_a_section(info: KeyInfo, value: Any) -> str:
@@ -112,13 +112,13 @@ def _not_a_section(info: KeyInfo, value: Any) -> str:
     return f"expected a section with keys such as {names}, got {show(value)}"
 
 
-def _in_range(info: KeyInfo, value: Any) -> Any:
+def _in_range(info: KeyInfo, value: Any, given: Any) -> Any:
     if isinstance(value, (bool, str)):
         return value
     low, high = info.low, info.high
     too_low = low is not None and (value < low or (info.open_low and value == low))
     if too_low or (high is not None and value > high):
-        raise ValueError(f"expected {range_text(info)}, got {show(value)}")
+        raise ValueError(f"expected {range_text(info)}, got {show(given)}")
     return value
 
 
@@ -163,7 +163,7 @@ def _read_tuple(info: KeyInfo, value: Any) -> tuple[Any, ...]:
             f"expected a list of {len(types)} numbers such as [{example}], got {show(value)}"
         )
     return tuple(
-        _in_range(info, _SCALARS[kind](item)) for kind, item in zip(types, value, strict=True)
+        _in_range(info, _SCALARS[kind](item), item) for kind, item in zip(types, value, strict=True)
     )
 
 

@@ -135,7 +135,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError, name: str) -> Problem:
     elif "mapping values are not allowed" in what:
         hint = "; quote a text that contains `: `, and indent keys of one section alike"
     elif "expected ',' or" in what:
-        hint = "; a bracket or brace is not closed"
+        opened = error.context_mark
+        where = f" on line {opened.line + 1}, column {opened.column + 1}" if opened else ""
+        hint = f"; close the bracket opened{where}"
     elif "but found '<" in what or "could not find expected ':'" in what:
         hint = "; check the indentation and the `:` after the key"
     return Problem(name, line, col, "", f"not YAML: {what}{hint}")

@@ -1,0 +1,30 @@
+"""`python -m toolkit`: run a command, turn its errors into a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from toolkit.cli.parser import dispatch
+from toolkit.spec.errors import ToolkitError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except ToolkitError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (such as `| head`); stdout is replaced so that Python's exit is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

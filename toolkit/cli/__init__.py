@@ -1,0 +1,1 @@
+"""The commands: parse, call one floor down, print, return an exit code. Imports no torch."""

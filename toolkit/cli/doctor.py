@@ -1,0 +1,168 @@
+"""`doctor`: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+DESCRIPTION = """Look at this machine: Python, torch, the native kernels, threads, compiler, GPU,
+memory, disk and optional packages. One line each; what is missing comes with its fix.
+
+Returns 1 when something a run needs is missing, else 0."""
+
+EXAMPLES = "  python -m toolkit doctor"
+
+_NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "omegaconf", "numpy", "rich")
+_OPTIONAL = {
+    "datasets": "parquet, CSV and datasets folders as data",
+    "matplotlib": "plots in the report",
+    "tensorboard": "log: [tensorboard]",
+    "zstandard": "pretraining text as .txt.zst",
+}
+_GIB = 1024**3
+_MIN_DISK = 2 * _GIB
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding: `state` is ok, note (works without) or missing (a run needs it)."""
+
+    state: str
+    name: str
+    text: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add no arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings."""
+    lines = [
+        _python(),
+        *map(_needed, _NEEDED),
+        _kernels(),
+        _processor(),
+        _threads(),
+        _compiler(),
+        _gpu(),
+        _memory(),
+        _disk(),
+        *(_optional(name, use) for name, use in _OPTIONAL.items()),
+    ]
+    for line in lines:
+        print(f"{line.state:<8} {line.name:<13} {line.text}")
+    return 1 if any(line.state == "missing" for line in lines) else 0
+
+
+def _python() -> Line:
+    return Line("ok", "python", f"{platform.python_version()} at {sys.executable}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _needed(name: str) -> Line:
+    version = _version(name)
+    if version is None:
+        return Line("missing", name, f"not installed; run: pip install {name}")
+    return Line("ok", name, version)
+
+
+def _optional(name: str, use: str) -> Line:
+    version = _version(name)
+    if version is None:
+        return Line("note", name, f"not installed, wanted for {use}; run: pip install {name}")
+    return Line("ok", name, version)
+
+
+def _kernels() -> Line:
+    """Import the kernels and use one, since a file that is there may still not load."""
+    try:
+        kernels = importlib.import_module("rlhf_kernels")
+        torch = importlib.import_module("torch")
+        zero = torch.zeros(1)
+        value = float(kernels.token_kl(zero, zero))
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        return Line("missing", "kernels", f"not built ({reason}); run: pip install -e .")
+    if value != 0.0:
+        text = f"token_kl of equal inputs gives {value}; rebuild: pip install -e ."
+        return Line("missing", "kernels", text)
+    isa = getattr(kernels, "cpu_isa", None)
+    forced = os.environ.get("RLHF_KERNELS_ISA")
+    text = "built, token_kl computes" + (f", {isa()}" if isa else "")
+    return Line("ok", "kernels", text + (f" (RLHF_KERNELS_ISA={forced})" if forced else ""))
+
+
+def _processor() -> Line:
+    flags = _processor_flags()
+    known = [name for name in ("avx512f", "avx2", "fma") if name in flags]
+    text = f"{platform.machine()} {' '.join(known)}".strip()
+    if known:
+        return Line("ok", "processor", text)
+    return Line("note", "processor", f"{text}; no AVX2 found, so the baseline kernels run")
+
+
+def _processor_flags() -> frozenset[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return frozenset()
+    for line in info.read_text(encoding="utf-8").splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _threads() -> Line:
+    cores = len(os.sched_getaffinity(0))
+    limit = os.environ.get("OMP_NUM_THREADS")
+    if limit and limit != str(cores):
+        text = f"{cores} cores, but OMP_NUM_THREADS={limit}; unset it, or set hardware.threads"
+        return Line("note", "threads", text)
+    return Line("ok", "threads", f"{cores}")
+
+
+def _compiler() -> Line:
+    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+        if name and shutil.which(name):
+            return Line("ok", "compiler", f"{name}: {_first_output_line(name, '--version')}")
+    return Line("note", "compiler", "none; to build the kernels install g++ or clang++")
+
+
+def _first_output_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return next(iter(done.stdout.splitlines()), f"exit code {done.returncode}")
+
+
+def _gpu() -> Line:
+    """Look for a GPU; the stages of this version run on the CPU either way."""
+    if shutil.which("nvidia-smi") is None:
+        return Line("note", "gpu", "none found; runs use the CPU")
+    query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    return Line("note", "gpu", f"{_first_output_line(*query)}; runs use the CPU in this version")
+
+
+def _memory() -> Line:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Line("ok", "memory", f"{total / _GIB:.1f} GiB")
+
+
+def _disk() -> Line:
+    free = shutil.disk_usage(".").free
+    text = f"{free / _GIB:.1f} GiB free in the current directory"
+    if free < _MIN_DISK:
+        return Line("note", "disk", f"{text}; a run wants {_MIN_DISK / _GIB:.0f} GiB, make room")
+    return Line("ok", "disk", text)

@@ -1,0 +1,87 @@
+"""`new`: copy a shipped spec to start from."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import sys
+from pathlib import Path
+
+from toolkit.spec.errors import Problem, SpecError
+from toolkit.spec.nearest import did_you_mean
+
+DESCRIPTION = """Write a spec to start from: a copy of a shipped one, comments included, with the
+new file's name as the run's name. An existing file is never overwritten.
+
+Shipped specs are the files of `specs/` beside the `toolkit` package (in a checkout), or inside it
+(in an installed wheel)."""
+
+EXAMPLES = """  python -m toolkit new my.yaml --from quickstart
+  python -m toolkit new --list"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `new`."""
+    parser.add_argument("file", nargs="?", help="the file to write, such as my.yaml")
+    parser.add_argument(
+        "--from", dest="source", default="quickstart", metavar="NAME", help="default: quickstart"
+    )
+    parser.add_argument("--list", action="store_true", help="list the shipped specs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the copy, or list what there is."""
+    shipped = shipped_specs()
+    if args.list:
+        for name, path in shipped.items():
+            print(f"{name:<24}{_title(path)}")
+        return 0
+    if args.file is None:
+        raise SpecError([Problem("command line", 0, 0, "", "expected the file to write")])
+    if args.source not in shipped:
+        message = f'no shipped spec "{args.source}"; {did_you_mean(args.source, shipped)}'
+        raise SpecError([Problem("command line", 0, 0, "--from", message)])
+    target = Path(args.file)
+    _write_new(target, _renamed(shipped[args.source].read_text(encoding="utf-8"), target.stem))
+    print(f"wrote {target}; next: python -m toolkit check {target}", file=sys.stderr)
+    return 0
+
+
+def shipped_specs() -> dict[str, Path]:
+    """Return the shipped specs, name -> file."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "specs", package.parent / "specs"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def _title(path: Path) -> str:
+    """Return the first sentence of the file's leading comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    return text.partition(". ")[0].rstrip(".")
+
+
+def _renamed(text: str, name: str) -> str:
+    """Return the spec under another run name, so that two copies do not share a run folder."""
+    line = f"name: {name}"
+    renamed, count = re.subn(r"^name:.*?(?=\s+#|$)", line, text, count=1, flags=re.MULTILINE)
+    return renamed if count else f"{line}\n{text}"
+
+
+def _write_new(target: Path, text: str) -> None:
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        message = "is there already and is not overwritten; choose another name"
+        raise SpecError([Problem(str(target), 0, 0, "", message)]) from None
+    except OSError as error:
+        message = f"cannot be written: {error.strerror}"
+        raise SpecError([Problem(str(target), 0, 0, "", message)]) from None

@@ -1,0 +1,103 @@
+"""Find the command, parse its arguments, teach when asked.
+
+A command is a line in `COMMANDS` and a module with
+
+    DESCRIPTION, EXAMPLES   texts of its --help
+    add_arguments(parser)   its own arguments
+    run(args) -> int        the exit code
+
+The module is imported only when its command is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from toolkit.spec.nearest import nearest_name
+
+PROGRAM = "python -m toolkit"
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "new": ("toolkit.cli.new", "write a spec to start from"),
+    "check": ("toolkit.cli.check", "every problem of spec and data, nothing is run"),
+    "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
+    "doctor": ("toolkit.cli.doctor", "what this machine has, and what is missing"),
+}
+"""Command -> (module, one line for --help), in the order a user meets them."""
+
+EXIT_CODES = """exit codes:
+  0 done   1 a stage failed   2 spec   3 data   4 does not fit   5 a gate failed
+  6 waits for labels   130 interrupted (run again to continue)"""
+
+
+def overview() -> str:
+    """Return the text of `python -m toolkit --help`."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [
+        f"usage: {PROGRAM} COMMAND ...",
+        "",
+        "InstructGPT from one YAML file: SFT, ranked answers, reward model, PPO-ptx.",
+        "",
+        "commands:",
+        *(f"  {name:<{width}}{summary}" for name, (_, summary) in COMMANDS.items()),
+        "",
+        f"`{PROGRAM} COMMAND --help` explains a command.",
+        "",
+        "start:",
+        f"  {PROGRAM} new my.yaml --from quickstart",
+        f"  {PROGRAM} check my.yaml",
+        "",
+        EXIT_CODES,
+    ]
+    return "\n".join(lines)
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command that `argv` names and return its exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if argv else 2
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        near = nearest_name(name, COMMANDS)
+        hint = f'did you mean "{near}"?' if near else f"known: {', '.join(COMMANDS)}"
+        print(f"unknown command {name}; {hint}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name][0])
+    args = make_parser(name, module).parse_intermixed_args(rest)
+    return int(module.run(args))
+
+
+def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Return the parser of one command, with its description, examples and exit codes."""
+    parser = argparse.ArgumentParser(
+        prog=f"{PROGRAM} {name}",
+        description=module.DESCRIPTION,
+        epilog=f"examples:\n{module.EXAMPLES.rstrip()}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return parser
+
+
+def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the spec file and its overrides, as every command that reads a spec has them."""
+    parser.add_argument("spec", help="the YAML file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="override a value, such as ppo.kl.coef=0.05, or switch a section off: ppo.ptx=null",
+    )
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout, nothing else there"
+    )
