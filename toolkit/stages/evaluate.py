@@ -136,15 +136,24 @@ class Evaluate:
     def _perplexity(self, policy: Policy) -> float | None:
         """Return exp of the mean token loss on held-out pretraining text, at temperature 1."""
         tokens = pretrain_stream(self.ctx, "valid")
-        length = _PERPLEXITY_LENGTH
         if tokens is None or self.config.perplexity_tokens == 0 or len(tokens) < 3:
             return None
-        length = min(length, len(tokens) - 1)
+        length = min(self._perplexity_length(policy), len(tokens) - 1)
         count = max(1, self.config.perplexity_tokens // length)
         starts = list(range(0, len(tokens) - length, length))[:count]
         plain = Policy(policy.model, policy.vocab, policy.hardware)
         parts = (starts[a : a + 32] for a in range(0, len(starts), 32))
         return math.exp(mean_cross_entropy(plain, (windows(tokens, p, length) for p in parts)))
+
+    def _perplexity_length(self, policy: Policy) -> int:
+        """Windows as long as those trained on: learned positions beyond them mean nothing."""
+        spec = self.ctx.spec
+        if spec.pretrain is not None:
+            return spec.pretrain.length
+        if spec.ppo is not None and spec.ppo.ptx is not None:
+            return spec.ppo.ptx.length
+        longest = getattr(policy.model.config, "max_position_embeddings", _PERPLEXITY_LENGTH)
+        return min(_PERPLEXITY_LENGTH, int(longest))
 
     def state(self) -> dict[str, Any]:
         """What is measured so far."""
