@@ -49,6 +49,7 @@ bench: build
 asan: build
 	cmake --preset asan && cmake --build --preset asan && ctest --preset asan
 specs: build
+	python -m toolkit.spec.docs > docs/SPEC.md
 	for spec in specs/*.yaml; do python -m toolkit check $$spec || exit 1; done
 clean:
 	rm -rf build dist *.egg-info rlhf_kernels/*.so $(VENV)/.built .pytest_cache .mypy_cache .ruff_cache
