@@ -86,7 +86,8 @@ def test_a_model_folder_replaces_the_presets_architecture(write: Write) -> None:
 
 
 def test_sources_of_a_file_replace_and_one_of_the_command_line_adds(write: Write) -> None:
-    path = write(MINIMAL + "collect: {sources: {base: 1}}\n")
+    write(MINIMAL + "collect: {sources: {sft: 2}}\n", "base.yaml")
+    path = write("extends: base.yaml\ncollect: {sources: {base: 1}}\n")
     replaced = load_spec(path).spec.collect
     added = load_spec(path, ["collect.sources.sft=3"]).spec.collect
     assert replaced is not None

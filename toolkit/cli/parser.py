@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("toolkit.cli.new", "write a spec to start from"),
     "check": ("toolkit.cli.check", "every problem of spec and data, nothing is run"),
     "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
+    "report": ("toolkit.cli.report", "a table, one HTML page and a JSON of how a run came out"),
     "doctor": ("toolkit.cli.doctor", "what this machine has, and what is missing"),
 }
 """Command -> (module, one line for --help), in the order a user meets them."""

@@ -44,11 +44,17 @@ def _models(spec: Spec) -> Iterator[Finding]:
         message = folder and _missing_model(folder)
         if message:
             yield path, message
-    tokenizer = spec.text.tokenizer
-    if tokenizer:
-        message = _missing(tokenizer)
+    yield from _text(spec)
+
+
+def _text(spec: Spec) -> Iterator[Finding]:
+    files = {"text.tokenizer": spec.text.tokenizer}
+    if (spec.text.template or "").endswith(".jinja"):
+        files["text.template"] = spec.text.template
+    for path, file in files.items():
+        message = file and _missing(file)
         if message:
-            yield "text.tokenizer", message
+            yield path, message
 
 
 def _sources(spec: Spec) -> Iterator[Finding]:

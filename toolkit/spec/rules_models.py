@@ -71,6 +71,20 @@ def new_model_needs_a_tokenizer(spec: Spec) -> Iterator[Finding]:
         yield ("text.tokenizer", "models.base.architecture"), message
 
 
+@RULES.rule("text.template")
+def template_has_both_parts(spec: Spec) -> Iterator[Finding]:
+    """A text template puts the response at its end."""
+    template = spec.text.template
+    if template is None or template == "chat" or template.endswith(".jinja"):
+        return
+    if "{prompt}" not in template or not template.endswith("{response}"):
+        message = (
+            f'expected a text with {{prompt}} that ends in {{response}}, got "{template}"; '
+            "or chat, or a file that ends in .jinja"
+        )
+        yield ("text.template",), message
+
+
 @RULES.rule("models.reward", "models.reward_trained", "reward.init")
 def own_reward_backbone_starts_from_base(spec: Spec) -> Iterator[Finding]:
     """A reward model of another backbone cannot start from the SFT model."""

@@ -1,0 +1,147 @@
+"""What the commands print and return."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.__main__ import main
+from toolkit.cli.new import shipped_specs
+from toolkit.cli.parser import COMMANDS, overview
+from toolkit.spec.errors import GateFailed
+from toolkit.spec.load import load_spec
+
+SOUND = "extends: tiny\nname: x\ndata: {task: {name: sort}}\ntext: {max_prompt: 6}\n"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.yaml").write_text(SOUND, encoding="utf-8")
+
+
+def test_help_lists_the_commands_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == overview() + "\n"
+    assert all(f"  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_help_of_a_command_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert f"usage: python -m toolkit {name}" in shown
+    assert f"examples:\n  python -m toolkit {name}" in shown
+    assert "exit codes:" in shown
+
+
+def test_an_unknown_command_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chekc"]) == 2
+    assert capsys.readouterr().err == 'unknown command chekc; did you mean "check"?\n'
+
+
+def test_no_command_shows_the_overview_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_check_of_a_sound_spec_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "spec.yaml"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("spec.yaml: no problems\n")
+    assert captured.err == ""
+
+
+def test_check_prints_problems_on_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "spec.yaml", "ppo.kl.coeff=1", "--json", "sft.epochs=0"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert not document["ok"]
+    assert [problem["path"] for problem in document["problems"]] == ["ppo.kl.coeff", "sft.epochs"]
+    assert main(["check", "spec.yaml", "ppo.kl.coeff=1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        'command line  ppo.kl.coeff  unknown key; did you mean "coef"?\n'
+        "1 problem; nothing was run\n"
+    )
+
+
+def test_check_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", "spec.yaml"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert (document["ok"], document["problems"], captured.err) == (True, [], "")
+
+
+def test_check_reports_bad_data_with_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompts.jsonl").write_text('{"prompt": "a"}\n{"promt": "b"}\n', encoding="utf-8")
+    Path("spec.yaml").write_text(
+        "extends: tiny\ndata: {prompts: {path: prompts.jsonl}, demonstrations: {path: d.jsonl}}\n"
+        "text: {tokenizer: tokenizer}\nlabel: {fn: 'oracle.py:score'}\n",
+        encoding="utf-8",
+    )
+    Path("d.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 20, encoding="utf-8")
+    Path("oracle.py").write_text("def score(prompts, responses): ...\n", encoding="utf-8")
+    Path("tokenizer").mkdir()
+    assert main(["check", "spec.yaml"]) == 3
+    assert "prompts.jsonl:2" in capsys.readouterr().err
+
+
+def test_show_prints_a_spec_that_loads_alike(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "spec.yaml", "seed=5"]) == 0
+    Path("again.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert load_spec("again.yaml").spec == load_spec("spec.yaml", ["seed=5"]).spec
+
+
+def test_show_deviations_lists_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "--deviations", "spec.yaml", "ppo.kl.coef=0.3"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["name", "text.max_prompt", "data.task.name"]
+
+
+@pytest.mark.parametrize("name", list(shipped_specs()))
+def test_new_writes_a_sound_spec_under_its_own_name(name: str) -> None:
+    assert main(["new", "mine.yaml", "--from", name]) == 0
+    loaded = load_spec("mine.yaml")
+    assert (loaded.spec.name, loaded.spec.out) == ("mine", "runs/mine")
+
+
+def test_new_never_overwrites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "spec.yaml"]) == 2
+    assert "is there already and is not overwritten" in capsys.readouterr().err
+    assert Path("spec.yaml").read_text(encoding="utf-8") == SOUND
+
+
+def test_new_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "mine.yaml", "--from", "quikstart"]) == 2
+    assert 'did you mean "quickstart"?' in capsys.readouterr().err
+    assert not Path("mine.yaml").exists()
+    assert main(["new", "--list"]) == 0
+    assert "quickstart" in capsys.readouterr().out
+
+
+def test_errors_and_interrupts_become_exit_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: BaseException) -> int:
+        raise error
+
+    for error, code in ((GateFailed("accuracy 0.5 < 0.6"), 5), (KeyboardInterrupt(), 130)):
+        monkeypatch.setattr("toolkit.__main__.dispatch", lambda argv, error=error: fail(error))
+        assert main(["check"]) == code
+    assert capsys.readouterr().err.startswith("accuracy 0.5 < 0.6\ninterrupted; run the same")
+
+
+def test_doctor_names_a_fix_for_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("toolkit.cli.doctor._version", lambda name: None)
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all("run: pip install" in line for line in lines if line.startswith("missing"))
+    assert any("torch" in line for line in lines if line.startswith("missing"))
