@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_resolved_spec_loads_alike(write: Write) -> None:
-    text = MINIMAL + 'name: x\ntext: {template: "\\\\${a}\\n{prompt}: # é {response}"}\n'
+    text = MINIMAL + 'name: x\ntext: {template: "\\\\${a}\\n{prompt}: # \u00e9 {response}"}\n'
     loaded = load_spec(
         write(text), ["ppo.kl.coef=0.05", "collect.sources.base=0.5", "ppo.ptx={length: 64}"]
     )

@@ -24,6 +24,8 @@ PROGRAM = "python -m toolkit"
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("toolkit.cli.new", "write a spec to start from"),
     "check": ("toolkit.cli.check", "every problem of spec and data, nothing is run"),
+    "plan": ("toolkit.cli.plan", "each stage: run or reuse, why, and how much work"),
+    "run": ("toolkit.cli.run", "every stage; continues a run that was stopped or killed"),
     "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
     "report": ("toolkit.cli.report", "a table, one HTML page and a JSON of how a run came out"),
     "doctor": ("toolkit.cli.doctor", "what this machine has, and what is missing"),
@@ -51,6 +53,7 @@ def overview() -> str:
         "start:",
         f"  {PROGRAM} new my.yaml --from quickstart",
         f"  {PROGRAM} check my.yaml",
+        f"  {PROGRAM} run my.yaml",
         "",
         EXIT_CODES,
     ]
