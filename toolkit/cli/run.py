@@ -1,0 +1,58 @@
+"""`run`: every stage of a spec; continues a run that was stopped or killed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from toolkit.cli.parser import add_spec_arguments
+
+DESCRIPTION = """Run every stage of a spec in order. A stage whose inputs have not changed is
+reused; one that was stopped or killed goes on from its last checkpoint and ends in the same bits.
+Everything is written below `out`."""
+
+EXAMPLES = """  python -m toolkit run specs/quickstart.yaml
+  python -m toolkit run my.yaml --until reward
+  python -m toolkit run my.yaml ppo.kl.coef=0.05      only what depends on it runs again"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run`."""
+    add_spec_arguments(parser)
+    parser.add_argument("--until", metavar="STAGE", help="stop after this stage, such as reward")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="run every stage again, whatever is there"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check spec and data, run, print where the results are."""
+    from toolkit.cli.display import make_display
+    from toolkit.data.scan import scan
+    from toolkit.pipeline.runner import run as run_spec
+    from toolkit.spec.errors import DataError
+    from toolkit.spec.load import load_spec
+
+    loaded = load_spec(args.spec, args.overrides)
+    if problems := scan(loaded.spec).problems:
+        raise DataError(problems)
+    outcome = run_spec(
+        loaded,
+        args.until,
+        from_scratch=args.from_scratch,
+        display=make_display(loaded.spec.log),
+    )
+    _print_results(outcome.folder, [d.node.name for d in outcome.decisions])
+    return 0
+
+
+def _print_results(folder: Path, names: list[str]) -> None:
+    if "evaluate" in names:
+        from toolkit.report.table import print_summary
+
+        print_summary(folder)
+    print(f"results: {folder / 'stages'}")
+    if "export" in names:
+        print(f"models:  {folder / 'export'}")
+    sys.stdout.flush()

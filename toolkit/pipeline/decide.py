@@ -1,0 +1,99 @@
+"""What will happen to each stage, and why: `plan` prints it, the runner does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toolkit.pipeline import reasons
+from toolkit.pipeline.digests import Digests
+from toolkit.pipeline.graph import Node
+from toolkit.pipeline.identity import compute_key, compute_parts
+from toolkit.pipeline.machine import Machine
+from toolkit.pipeline.store import Store
+from toolkit.spec.schema import Spec
+
+Action = Literal["cached", "reused", "continues", "runs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One stage's fate.
+
+    Args:
+        node: the stage.
+        key: identity of the wanted result.
+        parts: what the key is made of.
+        action: "cached": the result is there; "reused": an older one comes back from .old;
+            "continues": an interrupted one goes on; "runs": it starts from nothing.
+        why: one phrase.
+    """
+
+    node: Node
+    key: str
+    parts: dict[str, Any]
+    action: Action
+    why: str
+
+
+def decide(
+    spec: Spec,
+    nodes: Sequence[Node],
+    run: Path,
+    machine: Machine,
+    digests: Digests,
+    *,
+    from_scratch: bool = False,
+) -> list[Decision]:
+    """Return the fate of every node, in order; writes nothing.
+
+    Args:
+        spec: the resolved spec.
+        nodes: stages, each after its inputs.
+        run: the run folder, which need not exist.
+        machine: resolved hardware.
+        digests: where file digests come from.
+        from_scratch: run every stage, whatever is there.
+    """
+    store = Store(run)
+    keys: dict[str, str] = {}
+    actions: dict[str, str] = {}
+    found: list[Decision] = []
+    action: Action
+    for node in nodes:
+        inputs = {kind: keys[name] for kind, name in node.inputs.items()}
+        parts = compute_parts(spec, node, inputs, machine, digests)
+        key = compute_key(parts)
+        keys[node.name] = key
+        if from_scratch:
+            action, why = "runs", "from scratch, as asked"
+        else:
+            action, why = _fate(store, node, key, parts, actions)
+        actions[node.name] = action
+        found.append(Decision(node=node, key=key, parts=parts, action=action, why=why))
+    return found
+
+
+def _fate(
+    store: Store, node: Node, key: str, parts: dict[str, Any], actions: dict[str, str]
+) -> tuple[Action, str]:
+    done = store.done(node.name)
+    if done is not None and done.key == key:
+        return "cached", f"same inputs ({key[:6]})"
+    if store.unpublished(node.name, key) is not None:
+        return "cached", f"finished ({key[:6]}), to be moved into place"
+    if store.old(node.name, key) is not None:
+        return "reused", f"from stages/.old ({key[:6]})"
+    partial = store.partial(node.name, key)
+    if partial is not None:
+        at = f"at step {partial.step} of {partial.total}" if partial.total else "at its start"
+        cut = f"failed {at}" if partial.failed else f"interrupted {at}"
+        if store.can_continue(node.name, key):
+            return "continues", f"{cut}: from its last checkpoint"
+        return "runs", f"{cut}, before its first checkpoint"
+    if done is None:
+        return "runs", "not run yet"
+    phrases = reasons.changes(done.parts, parts, actions, dict(node.inputs))
+    return "runs", reasons.sentence(phrases)

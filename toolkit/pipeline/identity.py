@@ -1,0 +1,96 @@
+"""What a stage's result is a function of, and the hash of it.
+
+    key = blake2b(canonical JSON of {kind, round, version, spec slice, input keys, file digests,
+                                     seed, hardware})
+Never the hash of source code: a stage's version is raised by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.pipeline.digests import Digests, function_file
+from toolkit.pipeline.graph import OUTSIDE_KEYS, Node
+from toolkit.pipeline.machine import Machine
+from toolkit.spec.schema import Spec
+
+
+def flatten(value: Any, path: str) -> dict[str, Any]:
+    """Return dotted path -> JSON value for every leaf of a section; an empty mapping is a leaf."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping) and value:
+        leaves: dict[str, Any] = {}
+        for name, part in value.items():
+            leaves.update(flatten(part, f"{path}.{name}"))
+        return leaves
+    if isinstance(value, (list, tuple)):
+        value = list(value)
+    return {path: value}
+
+
+def spec_slice(spec: Spec, paths: tuple[str, ...]) -> dict[str, Any]:
+    """Return the leaves below `paths`, without those that only judge a result."""
+    leaves: dict[str, Any] = {}
+    for path in paths:
+        value: Any = spec
+        for name in path.split("."):
+            value = getattr(value, name) if value is not None else None
+        leaves.update(flatten(value, path))
+    return {p: v for p, v in leaves.items() if not _outside(p)}
+
+
+def _outside(path: str) -> bool:
+    return any(path == out or path.startswith(out + ".") for out in OUTSIDE_KEYS)
+
+
+def compute_parts(
+    spec: Spec, node: Node, input_keys: Mapping[str, str], machine: Machine, digests: Digests
+) -> dict[str, Any]:
+    """Return everything the result of `node` depends on, as JSON-able values.
+
+    Args:
+        spec: the resolved spec.
+        node: the stage.
+        input_keys: stage kind -> key of the result it reads.
+        machine: resolved hardware.
+        digests: where file digests come from.
+    """
+    files: dict[str, str] = {}
+    for path in node.files:
+        files.update(digests.tree(path))
+    for reference in node.functions:
+        files.update(digests.tree(function_file(reference)))
+    return {
+        "kind": node.kind,
+        "round": node.round,
+        "version": node.version,
+        "spec": spec_slice(spec, node.paths),
+        "inputs": dict(input_keys),
+        "files": files,
+        "seed": spec.seed,
+        "hardware": _hardware(spec, machine) if node.computes else {},
+    }
+
+
+def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:
+    hardware = spec.hardware
+    return {
+        "device": machine.device,
+        "precision": hardware.precision,
+        "threads": machine.threads,
+        "micro_batch": hardware.micro_batch,
+        "gradient_checkpointing": hardware.gradient_checkpointing,
+        "deterministic": hardware.deterministic,
+        "kernels": machine.isa,
+    }
+
+
+def compute_key(parts: Mapping[str, Any]) -> str:
+    """Return 64 hex digits for `parts`; the order of mappings does not matter."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode("ascii"), digest_size=32).hexdigest()

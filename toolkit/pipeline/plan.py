@@ -1,0 +1,134 @@
+"""What a run would do, why, and how much work it is: the answer of `plan`. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.pipeline.counts import Counts, estimate_counts, read_counts
+from toolkit.pipeline.decide import Decision
+from toolkit.pipeline.machine import Machine
+from toolkit.pipeline.runner import prepare
+from toolkit.pipeline.store import Store
+from toolkit.pipeline.work import optimizer_steps, work_text
+from toolkit.spec.errors import DataError
+from toolkit.spec.load import Loaded
+from toolkit.spec.schema import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """One stage of a plan.
+
+    Args:
+        decision: what happens to it, and why.
+        work: in words.
+        steps: optimizer steps; None where there are none, or they cannot be known yet.
+    """
+
+    decision: Decision
+    work: str
+    steps: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do.
+
+    Args:
+        folder: the run folder.
+        machine: resolved hardware.
+        stages: in order.
+        counts: records of each data file, by rule, as the scan found them.
+        notes: sentences a user should read.
+    """
+
+    folder: Path
+    machine: Machine
+    stages: list[PlannedStage]
+    counts: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
+    """Plan a run.
+
+    Raises:
+        SpecError: `until` names no stage.
+        DataError: the data has problems; it holds all of them.
+    """
+    from toolkit.data.scan import scan
+
+    spec = loaded.spec
+    scanned = scan(spec)
+    if scanned.problems:
+        raise DataError(scanned.problems)
+    machine, decisions = prepare(loaded, until)
+    folder = Path(spec.out)
+    counts = _best_counts(spec, decisions, folder, scanned.counts)
+    stages = [
+        PlannedStage(
+            decision=decision,
+            work=work_text(spec, decision.node, counts),
+            steps=optimizer_steps(spec, decision.node, counts),
+        )
+        for decision in decisions
+    ]
+    notes = [*_drop_notes(scanned.counts), *_source_notes(spec)]
+    return Plan(
+        folder=folder,
+        machine=machine,
+        stages=stages,
+        counts={name: _plain(value) for name, value in scanned.counts.items()},
+        notes=notes,
+    )
+
+
+def _best_counts(
+    spec: Spec, decisions: list[Decision], folder: Path, scanned: Mapping[str, Any]
+) -> Counts:
+    """Count the finished data stage's records where it stands, else estimate from the scan."""
+    data = decisions[0]
+    if data.action == "cached":
+        return read_counts(Store(folder).folder(data.node.name))
+    return estimate_counts(spec, scanned)
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _drop_notes(counts: Mapping[str, Any]) -> list[str]:
+    """Say how many records each rule dropped."""
+    notes = []
+    for name, numbers in counts.items():
+        if not isinstance(numbers, Mapping):
+            continue
+        dropped = [f"{n} {rule}" for rule, n in numbers.items() if rule not in _NOT_DROPS and n]
+        if dropped:
+            notes.append(f"{name}: {numbers.get('read', '?')} read; dropped: {', '.join(dropped)}")
+    return notes
+
+
+_NOT_DROPS = ("read", "kept", "train", "valid", "tokens", "users", "characters")
+
+
+def _source_notes(spec: Spec) -> list[str]:
+    """Say how collect.sources are weighted while no PPO policy exists."""
+    if spec.collect is None or spec.models.reward_trained is not None:
+        return []
+    sources = spec.collect.sources
+    usable = usable_sources(sources, ppo_exists=False)
+    if set(usable) == set(sources):
+        return []
+    shares = ", ".join(f"{name} {share:.2f}" for name, share in usable.items())
+    return [f"collect.1: there is no PPO policy yet, so the sources are {shares}"]
+
+
+def usable_sources(sources: Mapping[str, float], *, ppo_exists: bool) -> dict[str, float]:
+    """Return source -> share, without a PPO policy that does not exist yet; shares add up to 1."""
+    there = {name: w for name, w in sources.items() if name != "ppo" or ppo_exists}
+    total = sum(there.values())
+    return {name: weight / total for name, weight in there.items()}

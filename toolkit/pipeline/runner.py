@@ -1,0 +1,293 @@
+"""Execute the stages of a spec in order; continue what was interrupted; reuse what is the same.
+
+A result appears whole or not at all (see store.py). Killed at any moment and run again, the run
+goes on from the last checkpoint and ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.pipeline.decide import Decision, decide
+from toolkit.pipeline.digests import Digests
+from toolkit.pipeline.events import Display, Events, Silent, now
+from toolkit.pipeline.files import write_text_atomic
+from toolkit.pipeline.gates import check_gate
+from toolkit.pipeline.graph import build_graph, select
+from toolkit.pipeline.guard import only_writer
+from toolkit.pipeline.lock import write_lock
+from toolkit.pipeline.machine import Machine, resolve_machine
+from toolkit.pipeline.memory import peak_memory, reset_peak
+from toolkit.pipeline.store import Done, Partial, Store
+from toolkit.spec.errors import Problem, SpecError, WaitsForLabels
+from toolkit.spec.load import Loaded
+from toolkit.spec.resolved import resolved_yaml
+from toolkit.spec.schema import Spec
+from toolkit.stages.context import StageContext, StageResult
+
+NOTE_EVERY = 1.0
+"""Seconds between two notes of how far a stage is; `plan` reads them after a kill."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run did.
+
+    Args:
+        folder: the run folder.
+        decisions: what happened to each stage, and why.
+    """
+
+    folder: Path
+    decisions: list[Decision]
+
+
+def prepare(
+    loaded: Loaded, until: str | None = None, *, from_scratch: bool = False
+) -> tuple[Machine, list[Decision]]:
+    """Decide what each stage of a spec will do; writes nothing but the memory of digests.
+
+    Raises:
+        SpecError: `until` names no stage of the run.
+    """
+    spec = loaded.spec
+    machine = resolve_machine(spec.hardware)
+    try:
+        nodes = select(build_graph(spec), until)
+    except ValueError as error:
+        raise SpecError([Problem("command line", 0, 0, "--until", str(error))]) from error
+    run = Path(spec.out)
+    digests = Digests(run / ".digests.json")
+    decisions = decide(spec, nodes, run, machine, digests, from_scratch=from_scratch)
+    digests.save()
+    return machine, decisions
+
+
+def run(
+    loaded: Loaded,
+    until: str | None = None,
+    *,
+    from_scratch: bool = False,
+    display: Display | None = None,
+) -> Outcome:
+    """Run a spec to its end, or to the stage `until`.
+
+    Args:
+        loaded: the spec and where its values came from.
+        until: last stage to run, by name or kind; None: all.
+        from_scratch: run every stage again, whatever is there.
+        display: who shows the progress; None: nobody.
+
+    Raises:
+        ToolkitError: another process writes this folder; a stage failed, its gate did not hold, or
+            it waits for labels.
+    """
+    folder = Path(loaded.spec.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    show = display or Silent()
+    with only_writer(folder):
+        Store(folder).recover()
+        machine, decisions = prepare(loaded, until, from_scratch=from_scratch)
+        _describe(folder, loaded, decisions, machine)
+        events = Events(folder / "events.jsonl")
+        try:
+            runner = _Runner(folder, loaded.spec, machine, events, show)
+            runner.run(decisions)
+        finally:
+            events.close()
+    return Outcome(folder=folder, decisions=decisions)
+
+
+def _describe(folder: Path, loaded: Loaded, decisions: list[Decision], machine: Machine) -> None:
+    source = Path(loaded.path)
+    if source.is_file():
+        write_text_atomic(folder / "spec.yaml", source.read_text(encoding="utf-8"))
+    write_text_atomic(folder / "spec.resolved.yaml", resolved_yaml(loaded))
+    write_lock(folder, loaded.spec, decisions, machine)
+
+
+class _Runner:
+    """Carry out decisions in order."""
+
+    def __init__(
+        self, folder: Path, spec: Spec, machine: Machine, events: Events, display: Display
+    ) -> None:
+        self.folder, self.spec, self.machine = folder, spec, machine
+        self.events, self.display = events, display
+        self.store = Store(folder)
+
+    def run(self, decisions: list[Decision]) -> None:
+        """Bring every stage to its wanted result."""
+        self.events.write("run_started", device=self.machine.device, why=self.machine.why)
+        self.display.say(self.machine.why)
+        self.spec = _without_missing_log(self.spec, self.display)
+        try:
+            for decision in decisions:
+                self._stage(decision)
+        except BaseException as error:
+            self.events.write("run_stopped", cause=type(error).__name__, message=str(error))
+            raise
+        _link_export(self.folder)
+        self.events.write("run_finished")
+
+    def _stage(self, decision: Decision) -> None:
+        node = decision.node
+        self.events.write(
+            f"stage_{decision.action}", stage=node.name, key=decision.key, why=decision.why
+        )
+        if decision.action == "reused":
+            self.store.reuse_old(node.name, decision.key)
+        if decision.action in ("cached", "reused"):
+            done = self.store.done(node.name)
+            self.display.say(f"{node.name}: {decision.action}, {decision.why}")
+        else:
+            done = self._execute(decision)
+        if done is not None:
+            check_gate(self.spec, node, done, str(self.store.folder(node.name)))
+
+    def _execute(self, decision: Decision) -> Done:
+        name = decision.node.name
+        self.display.begin(name, f"{decision.action}: {decision.why}")
+        attempt = _Attempt(self, decision)
+        try:
+            result = attempt.execute()
+        except BaseException as error:
+            attempt.stopped(error)
+            self.display.end(name, _ending(error))
+            raise
+        done = attempt.finished(result)
+        self.store.publish(name, done)
+        self.events.write("stage_done", stage=name, key=done.key, seconds=done.seconds)
+        for warning in done.warnings:
+            self.events.write("warning", stage=name, message=warning)
+            self.display.say(f"{name}: warning: {warning}")
+        self.display.end(name, f"done in {done.seconds:.1f} s")
+        return done
+
+
+class _Attempt:
+    """One execution of one stage, from its work folder to its done.json."""
+
+    def __init__(self, runner: _Runner, decision: Decision) -> None:
+        self.runner, self.decision = runner, decision
+        name, key = decision.node.name, decision.key
+        before = runner.store.partial(name, key) or Partial()
+        fresh = decision.action != "continues"
+        self.work = runner.store.begin(name, key, fresh=fresh)
+        self.note = Partial(
+            step=0 if fresh else before.step,
+            total=0 if fresh else before.total,
+            seconds=0.0 if fresh else before.seconds,
+            started=now() if fresh or not before.started else before.started,
+        )
+        self.earlier = self.note.seconds
+        self.clock = time.monotonic()
+        self.noted = 0.0
+        self.was_reset = reset_peak()
+
+    def execute(self) -> StageResult:
+        """Hand the stage its context and wait for its result."""
+        from toolkit import stages
+
+        node, runner = self.decision.node, self.runner
+        self._write_note()
+        return stages.execute(
+            StageContext(
+                spec=runner.spec,
+                name=node.name,
+                kind=node.kind,
+                round=node.round,
+                work=self.work,
+                inputs={k: runner.store.folder(name) for k, name in node.inputs.items()},
+                device=runner.machine.device,
+                threads=runner.machine.threads,
+                progress=self._progress,
+                event=self._event,
+            )
+        )
+
+    def _progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
+        self.note = replace(self.note, step=step, total=total)
+        self.runner.display.step(step, total, metrics)
+        if time.monotonic() - self.noted >= NOTE_EVERY:
+            self._write_note()
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        self.runner.events.write(kind, **{"stage": self.decision.node.name, **fields})
+        if message := fields.get("message"):
+            self.runner.display.say(str(message))
+
+    def _write_note(self) -> None:
+        self.note = replace(self.note, seconds=self._seconds())
+        self.runner.store.note(self.decision.node.name, self.decision.key, self.note)
+        self.noted = time.monotonic()
+
+    def _seconds(self) -> float:
+        return round(self.earlier + time.monotonic() - self.clock, 3)
+
+    def stopped(self, error: BaseException) -> None:
+        """Leave the work folder as it is, with a note of where and why it stopped."""
+        kind = "stage_interrupted"
+        if not isinstance(error, (KeyboardInterrupt, WaitsForLabels)):
+            kind = "stage_failed"
+            self.note = replace(self.note, failed=str(error) or type(error).__name__)
+        self._write_note()
+        self.runner.events.write(
+            kind, stage=self.decision.node.name, step=self.note.step, message=str(error)
+        )
+
+    def finished(self, result: StageResult) -> Done:
+        """Return the contents of done.json."""
+        peak, covers = peak_memory(was_reset=self.was_reset)
+        return Done(
+            key=self.decision.key,
+            parts=self.decision.parts,
+            started=self.note.started,
+            finished=now(),
+            seconds=self._seconds(),
+            peak_memory=peak,
+            peak_memory_of=covers,
+            summary=_finite(dict(result.summary)),
+            warnings=list(result.warnings),
+            gate=result.gate,
+        )
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with null for every number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {str(name): _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _ending(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "waits for labels" if isinstance(error, WaitsForLabels) else "failed"
+
+
+def _without_missing_log(spec: Spec, display: Display) -> Spec:
+    """Drop tensorboard from `log` where its package is missing, and say so."""
+    if "tensorboard" not in spec.log or importlib.util.find_spec("tensorboard") is not None:
+        return spec
+    display.say(
+        "log: the tensorboard package is not installed, so no tensorboard files are written; "
+        "metrics.jsonl has the same figures"
+    )
+    return replace(spec, log=[name for name in spec.log if name != "tensorboard"])
+
+
+def _link_export(folder: Path) -> None:
+    """Show the exported models as export/ of the run folder."""
+    link = folder / "export"
+    if (folder / "stages" / "export").is_dir() and not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("stages", "export"), target_is_directory=True)

@@ -1,0 +1,146 @@
+"""How much each stage does, counted before it runs. The stages are tested against this."""
+
+from __future__ import annotations
+
+import math
+
+from toolkit.pipeline.counts import Counts
+from toolkit.pipeline.graph import Node
+from toolkit.spec.schema import Ppo, Pretrain, Reward, Sft, Spec
+
+
+def pretrain_steps(pretrain: Pretrain) -> int:
+    """Optimizer steps of pretrain."""
+    return pretrain.steps
+
+
+def sft_steps(sft: Sft, demonstrations: int) -> int:
+    """Optimizer steps of sft: epochs * ceil(demonstrations / batch)."""
+    return sft.epochs * math.ceil(demonstrations / sft.batch)
+
+
+def reward_steps(reward: Reward, prompts: int) -> int:
+    """Optimizer steps of reward: epochs * ceil(ranked prompts / batch)."""
+    return reward.epochs * math.ceil(prompts / reward.batch)
+
+
+def collect_prompts(spec: Spec, prompts: int) -> int:
+    """Prompts that collect answers: as many as asked for, or all there are."""
+    return min(spec.collect.prompts, prompts) if spec.collect else 0
+
+
+def ppo_iterations(ppo: Ppo) -> int:
+    """Rollouts of PPO: episodes / batch, which `check` holds to be whole."""
+    return ppo.episodes // ppo.batch
+
+
+def ppo_optimizer_steps(ppo: Ppo) -> int:
+    """Optimizer steps of PPO: iterations * inner_epochs * (batch / minibatch)."""
+    return ppo_iterations(ppo) * ppo.inner_epochs * (ppo.batch // ppo.minibatch)
+
+
+def optimizer_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
+    """Return the optimizer steps of a stage; None where there are none or records are unknown."""
+    if node.kind == "pretrain" and spec.pretrain is not None:
+        return pretrain_steps(spec.pretrain)
+    if node.kind == "sft" and spec.sft is not None and counts.demonstrations is not None:
+        return sft_steps(spec.sft, counts.demonstrations)
+    if node.kind == "ppo" and spec.ppo is not None:
+        return ppo_optimizer_steps(spec.ppo)
+    if node.kind == "reward":
+        return reward_training_steps(spec, counts)
+    return None
+
+
+def reward_training_steps(spec: Spec, counts: Counts) -> int | None:
+    """Optimizer steps of reward, estimated: the held-out share is drawn prompt by prompt."""
+    prompts = ranked_prompts(spec, counts)
+    if prompts is None:
+        return None
+    return reward_steps(spec.reward, round(prompts * (1.0 - spec.data.split.valid)))
+
+
+def work_text(spec: Spec, node: Node, counts: Counts) -> str:
+    """Return the work of a stage in words, such as "500 iterations, 4000 optimizer steps"."""
+    texts = {
+        "pretrain": _pretrain,
+        "sft": _sft,
+        "collect": _collect,
+        "label": _label,
+        "reward": _reward,
+        "ppo": _ppo,
+        "evaluate": _evaluate,
+    }
+    return texts[node.kind](spec, counts) if node.kind in texts else ""
+
+
+def _pretrain(spec: Spec, counts: Counts) -> str:
+    if spec.pretrain is None:
+        return ""
+    tokens = spec.pretrain.steps * spec.pretrain.batch * spec.pretrain.length
+    return f"{spec.pretrain.steps} steps, {tokens} tokens"
+
+
+def _sft(spec: Spec, counts: Counts) -> str:
+    if spec.sft is None:
+        return ""
+    if counts.demonstrations is None:
+        return _epochs(spec.sft.epochs)
+    steps = sft_steps(spec.sft, counts.demonstrations)
+    return f"{_epochs(spec.sft.epochs)}, {_about(counts)}{steps} steps"
+
+
+def _collect(spec: Spec, counts: Counts) -> str:
+    if spec.collect is None:
+        return ""
+    low, high = spec.collect.k
+    answers = f"{low}" if low == high else f"{low} to {high}"
+    if counts.prompts is None:
+        return f"up to {spec.collect.prompts} prompts, {answers} answers each"
+    return f"{collect_prompts(spec, counts.prompts)} prompts, {answers} answers each"
+
+
+def ranked_prompts(spec: Spec, counts: Counts) -> int | None:
+    """Ranked prompts that label hands on, collected or of data.rankings; None: unknown."""
+    if spec.collect is not None and counts.prompts is None:
+        return None
+    collected = collect_prompts(spec, counts.prompts or 0)
+    if spec.data.rankings is not None and counts.rankings is None:
+        return None
+    return collected + (counts.rankings or 0)
+
+
+def _label(spec: Spec, counts: Counts) -> str:
+    prompts = ranked_prompts(spec, counts)
+    return f"{prompts} prompts" if prompts is not None else ""
+
+
+def _reward(spec: Spec, counts: Counts) -> str:
+    steps = reward_training_steps(spec, counts)
+    if steps is None:
+        return _epochs(spec.reward.epochs)
+    return f"{_epochs(spec.reward.epochs)}, about {steps} steps"
+
+
+def _ppo(spec: Spec, counts: Counts) -> str:
+    if spec.ppo is None:
+        return ""
+    steps = ppo_optimizer_steps(spec.ppo)
+    return f"{ppo_iterations(spec.ppo)} iterations, {steps} optimizer steps"
+
+
+def _evaluate(spec: Spec, counts: Counts) -> str:
+    if spec.evaluate is None:
+        return ""
+    prompts = spec.evaluate.prompts
+    if counts.valid_prompts is not None:
+        return f"{min(prompts, counts.valid_prompts)} prompts"
+    return f"up to {prompts} prompts"
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch" + ("" if number == 1 else "s")
+
+
+def _about(counts: Counts) -> str:
+    return "" if counts.exact else "about "
