@@ -96,10 +96,11 @@ def pad_left(rows: TokenLists, value: int) -> tuple[Tensor, Tensor]:
 def windows(stream: Tensor, starts: Sequence[int], length: int) -> Batch:
     """Cut `length` + 1 stream tokens at each start; every token after the first counts."""
     ids = torch.stack([stream[a : a + length + 1] for a in starts]).long()
-    count, width = ids.shape
-    steps = torch.arange(width - 1).expand(count, -1)
-    every = torch.ones(count, width - 1, dtype=torch.bool)
-    return Batch(ids, torch.full((count,), width), ids[:, 1:], every, steps)
+    count = len(ids)
+    steps = torch.arange(length).expand(count, -1)
+    every = torch.ones(count, length, dtype=torch.bool)
+    lengths = torch.full((count,), length)
+    return Batch(ids[:, :-1], lengths, ids[:, 1:], every, steps)  # nothing follows the last token
 
 
 def offsets(sizes: Sequence[int]) -> list[int]:
