@@ -23,7 +23,9 @@ def ppo_loss(
     clipped = -advantage * ratio.clamp(1 - cliprange, 1 + cliprange)
     count = ratio.numel()
     divisor = denominator if denominator is not None else max(count, 1)
-    loss = torch.maximum(unclipped, clipped).sum() / divisor
+    # Not torch.maximum, whose gradient at a tie is half of each branch.
+    larger = torch.where(clipped > unclipped, clipped, unclipped)
+    loss = larger.sum() / divisor
     with torch.no_grad():
         zero = torch.zeros((), dtype=torch.float64)
         stats = {

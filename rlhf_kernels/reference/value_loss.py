@@ -22,7 +22,9 @@ def value_loss(
     clipped = (clipped_value - target).square()
     count = value.numel()
     divisor = denominator if denominator is not None else max(count, 1)
-    loss = 0.5 * torch.maximum(unclipped, clipped).sum() / divisor
+    # Not torch.maximum, whose gradient at a tie is half of each branch.
+    larger = torch.where(clipped > unclipped, clipped, unclipped)
+    loss = 0.5 * larger.sum() / divisor
     with torch.no_grad():
         stats = {
             "value_loss": loss.detach(),
