@@ -8,6 +8,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # Fixed, so that a second build compiles only what changed (an editable install's own is temporary).
@@ -42,4 +43,20 @@ class CMakeBuild(build_ext):
         shutil.copy2(BUILD / target.name, target)
 
 
-setup(ext_modules=[Extension("rlhf_kernels._C", [])], cmdclass={"build_ext": CMakeBuild})
+class PackageSpecs(build_py):
+    """Put the shipped specs into the wheel as toolkit/specs, where `new --from` finds them."""
+
+    def run(self) -> None:
+        """Copy them after the packages; an editable install reads specs/ itself."""
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib) / "toolkit" / "specs"
+            target.mkdir(parents=True, exist_ok=True)
+            for spec in (ROOT / "specs").glob("*.yaml"):
+                shutil.copy2(spec, target / spec.name)
+
+
+setup(
+    ext_modules=[Extension("rlhf_kernels._C", [])],
+    cmdclass={"build_ext": CMakeBuild, "build_py": PackageSpecs},
+)
