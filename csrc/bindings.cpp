@@ -7,6 +7,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cpu/rows.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -110,4 +111,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("gae", &ops::gae, Unlocked());
   m.def("whiten", &ops::whiten, Unlocked());
   m.def("ranking_loss", &ops::ranking_loss, Unlocked());
+  m.def("gather_logprobs", &ops::gather_logprobs, Unlocked());
+  m.def("gather_logprobs_backward", &ops::gather_logprobs_backward, Unlocked());
+  m.def("current_isa", &cpu::current_isa);
 }

@@ -49,4 +49,14 @@ void ranking_loss(const TensorView& scores, const TensorView& ranks,
                   const OptionalView& denominator, const TensorView& loss, const TensorView& stats,
                   const TensorView& score_grad, const TensorView& scale);
 
+// gather_logprobs
+void gather_logprobs(const TensorView& logits, const TensorView& targets, const OptionalView& mask,
+                     const OptionalView& temperatures, double temperature,
+                     const TensorView& logprobs, const TensorView& entropy,
+                     const TensorView& logsumexp, const TensorView& rows);
+void gather_logprobs_backward(const TensorView& grad_logprobs, const TensorView& grad_entropy,
+                              const TensorView& grad_logsumexp, const TensorView& logits,
+                              const TensorView& targets, const TensorView& rows,
+                              const TensorView& grad_logits);
+
 }  // namespace rlhf::ops

@@ -72,3 +72,26 @@ def ranking_loss(
     scale: Tensor,
     /,
 ) -> None: ...
+def current_isa() -> str: ...
+def gather_logprobs(
+    logits: Tensor,
+    targets: Tensor,
+    mask: Tensor | None,
+    temperatures: Tensor | None,
+    temperature: float,
+    logprobs: Tensor,
+    entropy: Tensor,
+    logsumexp: Tensor,
+    rows: Tensor,
+    /,
+) -> None: ...
+def gather_logprobs_backward(
+    grad_logprobs: Tensor,
+    grad_entropy: Tensor,
+    grad_logsumexp: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    rows: Tensor,
+    grad_logits: Tensor,
+    /,
+) -> None: ...

@@ -2,6 +2,7 @@
 
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.gae import gae
+from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
 from rlhf_kernels.ops.masked_mean import masked_mean
 from rlhf_kernels.ops.ppo_loss import ppo_loss
 from rlhf_kernels.ops.ranking_loss import ranking_loss
@@ -11,8 +12,10 @@ from rlhf_kernels.ops.value_loss import value_loss
 from rlhf_kernels.ops.whiten import whiten
 
 __all__ = [
+    "LogProbs",
     "explained_variance",
     "gae",
+    "gather_logprobs",
     "masked_mean",
     "ppo_loss",
     "ranking_loss",

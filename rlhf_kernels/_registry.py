@@ -167,3 +167,11 @@ def make_denominator(denominator: float | Tensor | None, mask: Tensor) -> Tensor
     if isinstance(denominator, Tensor):
         return denominator.detach().to(device=mask.device, dtype=torch.float64)
     return torch.full((), denominator, dtype=torch.float64, device=mask.device)
+
+
+def current_isa() -> str:
+    """Return the instruction set of the CPU row kernels: "avx512", "avx2" or "baseline".
+
+    The environment variable RLHF_KERNELS_ISA overrides the machine's best.
+    """
+    return _C.current_isa()

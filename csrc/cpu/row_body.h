@@ -1,0 +1,263 @@
+// The row kernels, written once over a vector type and compiled once per instruction set.
+//
+// A row is read in blocks that stay in L1: the block's maximum first, then one exponential per
+// element, e = 2^t with t = (x - max) log2(e) / T, summed in fp32 lanes and carried across blocks
+// in fp64. The order of every sum depends on the position in the row alone, so a row's result does
+// not depend on the batch, the thread or the alignment. A NaN is never dropped.
+//
+// Included by row_<isa>.cpp inside an anonymous namespace, after the vector type: no other header
+// of ours may be included here, or its inline code would be compiled for the wider set and shared.
+
+constexpr int64_t kBlock = 2048;
+constexpr double kLog2E = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+
+// A full vector, or the last `left` elements padded with -inf, which adds nothing to any sum.
+template <typename X, typename S>
+inline typename X::V load_some(const S* pointer, int64_t left) {
+  if (left >= X::kWidth) return X::load(pointer);
+  S padded[X::kWidth];
+  for (int lane = 0; lane < X::kWidth; ++lane) padded[lane] = X::minus_infinity(pointer);
+  for (int64_t lane = 0; lane < left; ++lane) padded[lane] = pointer[lane];
+  return X::load(padded);
+}
+
+template <typename X, typename S>
+inline void store_some(S* pointer, typename X::V value, int64_t left) {
+  if (left >= X::kWidth) return X::store(pointer, value);
+  S padded[X::kWidth];
+  X::store(padded, value);
+  for (int64_t lane = 0; lane < left; ++lane) pointer[lane] = padded[lane];
+}
+
+template <typename X, typename S>
+double block_max(const S* x, int64_t count) {
+  typename X::V m0 = X::set(-HUGE_VAL), m1 = m0, m2 = m0, m3 = m0;
+  int64_t i = 0;
+  for (; i + 4 * X::kWidth <= count; i += 4 * X::kWidth) {
+    m0 = X::max(X::load(x + i), m0);
+    m1 = X::max(X::load(x + i + X::kWidth), m1);
+    m2 = X::max(X::load(x + i + 2 * X::kWidth), m2);
+    m3 = X::max(X::load(x + i + 3 * X::kWidth), m3);
+  }
+  for (; i < count; i += X::kWidth) m0 = X::max(load_some<X>(x + i, count - i), m0);
+  return X::highest(X::max(X::max(m0, m1), X::max(m2, m3)));
+}
+
+template <typename X, typename S>
+bool has_nan(const S* x, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (X::scalar(x + i) != X::scalar(x + i)) return true;
+  }
+  return false;
+}
+
+// sum 2^t and sum 2^t t over the row so far, relative to `max`. Entries equal to the maximum are
+// counted apart: in one fp32 lane with a 1 the rest would vanish as p -> 1, and 1 - p with it.
+struct RunningSums {
+  double max;
+  double peaks;
+  double rest;
+  double weighted;
+};
+
+template <typename X>
+struct LaneSums {
+  typename X::V peaks = X::set(0.0), rest = X::set(0.0), weighted = X::set(0.0);
+
+  template <bool kPeaks>
+  void add(typename X::V x, typename X::V max, typename X::V scale) {
+    const typename X::V t = X::bounded((x - max) * scale);
+    typename X::V e = X::exp2(t);
+    weighted = e * t + weighted;
+    if (kPeaks) {
+      const typename X::V zero = X::set(0.0), one = X::set(1.0);
+      e = X::select_less(t, zero, e, e - one);
+      peaks = peaks + X::select_less(t, zero, zero, one);
+    }
+    rest = rest + e;
+  }
+};
+
+template <typename X, bool kPeaks, typename S>
+void add_block(const S* x, int64_t count, double scale_value, RunningSums* sums) {
+  const typename X::V max = X::set(sums->max), scale = X::set(scale_value);
+  LaneSums<X> s0, s1, s2, s3;
+  int64_t i = 0;
+  for (; i + 4 * X::kWidth <= count; i += 4 * X::kWidth) {
+    s0.template add<kPeaks>(X::load(x + i), max, scale);
+    s1.template add<kPeaks>(X::load(x + i + X::kWidth), max, scale);
+    s2.template add<kPeaks>(X::load(x + i + 2 * X::kWidth), max, scale);
+    s3.template add<kPeaks>(X::load(x + i + 3 * X::kWidth), max, scale);
+  }
+  for (; i < count; i += X::kWidth) {
+    s0.template add<kPeaks>(load_some<X>(x + i, count - i), max, scale);
+  }
+  sums->rest += (X::sum(s0.rest) + X::sum(s1.rest)) + (X::sum(s2.rest) + X::sum(s3.rest));
+  sums->weighted +=
+      (X::sum(s0.weighted) + X::sum(s1.weighted)) + (X::sum(s2.weighted) + X::sum(s3.weighted));
+  if (kPeaks) {
+    sums->peaks += (X::sum(s0.peaks) + X::sum(s1.peaks)) + (X::sum(s2.peaks) + X::sum(s3.peaks));
+  }
+}
+
+inline void raise_max(double highest, double scale, RunningSums* sums) {
+  const double total = sums->rest + sums->peaks;
+  if (total > 0) {  // otherwise the change may be -inf, and -inf * 0 is NaN
+    const double change = (sums->max - highest) * scale;
+    const double factor = exp2(change);
+    sums->weighted = (sums->weighted + total * change) * factor;
+    sums->rest = total * factor;
+    sums->peaks = 0.0;
+  }
+  sums->max = highest;
+}
+
+template <typename X, typename S>
+void row_state(const RowArgs& args, RowState* state) {
+  const S* x = static_cast<const S*>(args.row);
+  const double scale = X::round(args.inverse_temperature * kLog2E);
+  RunningSums sums = {-HUGE_VAL, 0.0, 0.0, 0.0};
+  for (int64_t begin = 0; begin < args.vocab; begin += kBlock) {
+    const int64_t count = args.vocab - begin < kBlock ? args.vocab - begin : kBlock;
+    const double highest = block_max<X>(x + begin, count);
+    if (highest > sums.max) raise_max(highest, scale, &sums);
+    if (sums.max == -HUGE_VAL) {
+      if (has_nan<X>(x + begin, count)) sums.rest = NAN;
+    } else if (highest == sums.max) {
+      add_block<X, true>(x + begin, count, scale, &sums);
+    } else {
+      add_block<X, false>(x + begin, count, scale, &sums);
+    }
+  }
+  state->max = sums.max;
+  state->log_sum = sums.peaks == 1.0 ? log1p(sums.rest) : log(sums.peaks + sums.rest);
+  state->entropy = state->log_sum - kLn2 * sums.weighted / (sums.peaks + sums.rest);
+}
+
+// p (expm1(d) - d) with d = log q - log p: never negative, and exact to fp32 for tiny differences.
+// For |d| >= 1 the same is q - p - p d; where p is 0 what remains is q.
+template <typename X>
+inline typename X::V kl_term(typename X::V p, typename X::V q, typename X::V d) {
+  using V = typename X::V;
+  V series = X::set(X::kInverseFactorial[X::kSeriesTerms - 1]);
+  for (int term = X::kSeriesTerms - 2; term >= 0; --term) {
+    series = series * d + X::set(X::kInverseFactorial[term]);
+  }
+  const V near = p * (d * d * series);
+  const V far = (q - p) - p * d;
+  const V one = X::set(1.0), zero = X::set(0.0);
+  const V inside = X::select_less(X::absolute(d), one, near, far);
+  return X::select_less(zero, p, inside, X::select_nan(p, p, q));
+}
+
+template <typename X, typename S>
+double row_exact_kl(const RowArgs& args, const RowState& state, const RowState& ref) {
+  using V = typename X::V;
+  const S* x = static_cast<const S*>(args.row);
+  const S* y = static_cast<const S*>(args.ref_row);
+  const V scale = X::set(args.inverse_temperature * kLog2E);
+  const V max = X::set(state.max), ref_max = X::set(ref.max);
+  const V share = X::set(exp(-state.log_sum)), ref_share = X::set(exp(-ref.log_sum));
+  const V inverse = X::set(args.inverse_temperature);
+  const V shift =
+      X::set((state.max - ref.max) * args.inverse_temperature + state.log_sum - ref.log_sum);
+  double total = 0.0;
+  for (int64_t begin = 0; begin < args.vocab; begin += kBlock) {
+    const int64_t end = args.vocab - begin < kBlock ? args.vocab : begin + kBlock;
+    V sum = X::set(0.0);
+    for (int64_t i = begin; i < end; i += X::kWidth) {
+      const V a = load_some<X>(x + i, end - i), b = load_some<X>(y + i, end - i);
+      const V p = X::exp2(X::bounded((a - max) * scale)) * share;
+      const V q = X::exp2(X::bounded((b - ref_max) * scale)) * ref_share;
+      sum = sum + kl_term<X>(p, q, (b - a) * inverse + shift);
+    }
+    total += X::sum(sum);
+  }
+  return total;
+}
+
+// The constants of a gradient pass with 1 / sum, 1 / T and the logarithms' offsets folded in:
+// out_j = e_j (a + b t_j + c d_j), d_j = log q_j - log p_j.
+template <typename X>
+struct GradientConstants {
+  typename X::V max, scale, a, b, c, inverse, shift;
+};
+
+template <typename X, bool kEntropy, bool kReference, typename S>
+void gradient_pass(const S* x, const S* y, int64_t vocab, const GradientConstants<X>& k, S* out) {
+  using V = typename X::V;
+  for (int64_t i = 0; i < vocab; i += X::kWidth) {
+    const int64_t left = vocab - i;
+    const V value = load_some<X>(x + i, left);
+    const V t = X::bounded((value - k.max) * k.scale);
+    const V e = X::exp2(t);
+    V factor = k.a;
+    if (kEntropy) factor = k.b * t + factor;
+    V result = e * factor;
+    if (kReference) {
+      const V d = (load_some<X>(y + i, left) - value) * k.inverse + k.shift;
+      // Where p is 0 the difference may be infinite or NaN, and contributes nothing.
+      result =
+          X::select_less(X::set(0.0), e, e * (k.c * d + factor), X::select_nan(e, e, X::set(0.0)));
+    }
+    store_some<X>(out + i, result, left);
+  }
+}
+
+// The target's entry, where p_j a + d cancels as p -> 1: with a = rest - d it is
+// p (rest + ...) + d (1 - p), and 1 - p = -expm1(log p).
+template <typename X, typename S>
+double target_gradient(const RowArgs& args, const RowState& state, const RowState* ref,
+                       const RowGradient& g) {
+  const double x = X::scalar(static_cast<const S*>(args.row) + g.target);
+  const double logprob = (x - state.max) * args.inverse_temperature - state.log_sum;
+  const double p = exp(logprob);
+  double sum = g.a + g.d;
+  if (g.b != 0.0 && p > 0.0) sum += g.b * logprob;
+  if (ref != nullptr && g.c != 0.0 && p > 0.0) {
+    const double y = X::scalar(static_cast<const S*>(args.ref_row) + g.target);
+    sum += g.c * (logprob - ((y - ref->max) * args.inverse_temperature - ref->log_sum));
+  }
+  return (p * sum - g.d * expm1(logprob)) * args.inverse_temperature;
+}
+
+template <typename X, typename S>
+void row_gradient(const RowArgs& args, const RowState& state, const RowState* ref,
+                  const RowGradient& g, void* out_row) {
+  const S* x = static_cast<const S*>(args.row);
+  const S* y = static_cast<const S*>(args.ref_row);
+  S* out = static_cast<S*>(out_row);
+  // Read before the row is overwritten.
+  const double target = g.target < 0 ? 0.0 : target_gradient<X, S>(args, state, ref, g);
+  const double share = exp(-state.log_sum) * args.inverse_temperature;
+  GradientConstants<X> k;
+  k.max = X::set(state.max);
+  k.scale = X::set(args.inverse_temperature * kLog2E);
+  k.a = X::set((g.a - g.b * state.log_sum) * share);
+  k.b = X::set(g.b * kLn2 * share);
+  k.c = X::set(-g.c * share);
+  k.inverse = X::set(args.inverse_temperature);
+  const bool reference = ref != nullptr && g.c != 0.0;
+  k.shift = X::set(0.0);
+  if (reference) {
+    k.shift =
+        X::set((state.max - ref->max) * args.inverse_temperature + state.log_sum - ref->log_sum);
+    gradient_pass<X, true, true>(x, y, args.vocab, k, out);
+  } else if (g.b != 0.0) {
+    gradient_pass<X, true, false>(x, y, args.vocab, k, out);
+  } else {
+    gradient_pass<X, false, false>(x, y, args.vocab, k, out);
+  }
+  if (g.target >= 0) X::store_scalar(out + g.target, target);
+}
+
+template <typename X, typename S>
+double row_logit(const void* row, int64_t index) {
+  return X::scalar(static_cast<const S*>(row) + index);
+}
+
+template <typename X, typename S>
+constexpr RowFunctions row_functions() {
+  return {row_state<X, S>, row_logit<X, S>, row_exact_kl<X, S>, row_gradient<X, S>};
+}

@@ -1,0 +1,104 @@
+// Choice of the instruction set, and the row helpers that every row op shares.
+#include "cpu/rows.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace rlhf::cpu {
+namespace {
+
+bool machine_has(const char* isa) {
+#if defined(__x86_64__)
+  if (std::strcmp(isa, "avx512") == 0) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  }
+  if (std::strcmp(isa, "avx2") == 0) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }
+#endif
+  return std::strcmp(isa, "baseline") == 0;
+}
+
+const RowTable* table_named(const char* isa) {
+#if defined(__x86_64__)
+  if (std::strcmp(isa, "avx512") == 0) return &kRowTableAvx512;
+  if (std::strcmp(isa, "avx2") == 0) return &kRowTableAvx2;
+#endif
+  return std::strcmp(isa, "baseline") == 0 ? &kRowTableBaseline : nullptr;
+}
+
+const RowTable& best_table() {
+  static const RowTable* best = [] {
+    for (const char* isa : {"avx512", "avx2"}) {
+      if (machine_has(isa)) return table_named(isa);
+    }
+    return &kRowTableBaseline;
+  }();
+  return *best;
+}
+
+// Read at every call, so that a test can compare the variants inside one process.
+const RowTable& current_table() {
+  const char* wanted = std::getenv("RLHF_KERNELS_ISA");
+  if (wanted == nullptr || *wanted == '\0') return best_table();
+  const RowTable* table = table_named(wanted);
+  if (table == nullptr || !machine_has(wanted)) {
+    throw std::invalid_argument("RLHF_KERNELS_ISA=" + std::string(wanted) +
+                                (table ? " is not supported by this machine" : " is unknown") +
+                                "; use avx512, avx2 or baseline, or unset it");
+  }
+  return *table;
+}
+
+int storage_size(DType dtype) {
+  if (dtype == DType::kFloat64) return 8;
+  return dtype == DType::kFloat32 ? 4 : 2;
+}
+
+}  // namespace
+
+const RowFunctions& row_functions_for(DType dtype) {
+  const RowTable& table = current_table();
+  switch (dtype) {
+    case DType::kBFloat16:
+      return table.functions[kStoreBFloat16];
+    case DType::kFloat16:
+      return table.functions[kStoreFloat16];
+    case DType::kFloat64:
+      return kRowTableBaseline.functions[kStoreFloat64];
+    default:
+      return table.functions[kStoreFloat32];
+  }
+}
+
+const char* current_isa() { return current_table().isa; }
+
+Rows::Rows(const TensorView& view)
+    : base(view.as<char>()),
+      count(view.shape[0]),
+      vocab(view.shape[1]),
+      stride_bytes(view.strides[0] * storage_size(view.dtype)),
+      row_bytes(view.shape[1] * storage_size(view.dtype)) {}
+
+void Rows::zero(int64_t index) const { std::memset(row(index), 0, static_cast<size_t>(row_bytes)); }
+
+void write_gradient(const RowFunctions& functions, const Rows& logits, const Rows* ref_logits,
+                    int64_t row, int64_t target, const SavedRow& saved, double scale,
+                    const Rows& out) {
+  if (saved.inverse_temperature == 0.0) return out.zero(row);
+  const RowGradient gradient = {saved.a * scale, saved.b * scale, saved.c * scale, saved.d * scale,
+                                target};
+  if (gradient.a == 0 && gradient.b == 0 && gradient.c == 0 && gradient.d == 0) {
+    return out.zero(row);
+  }
+  const RowArgs args = {logits.row(row), ref_logits ? ref_logits->row(row) : nullptr, logits.vocab,
+                        saved.inverse_temperature};
+  const RowState ref_state = saved.ref_state();
+  functions.gradient(args, saved.state(), ref_logits ? &ref_state : nullptr, gradient,
+                     out.row(row));
+}
+
+}  // namespace rlhf::cpu
