@@ -105,7 +105,8 @@ class Scorer:
 
     def _head(self, hidden: Tensor) -> Tensor:
         with precision(self.hardware):
-            return self.model.score(hidden).squeeze(-1).float() - self.offset
+            values: Tensor = self.model.score(hidden)
+            return values.squeeze(-1).float() - self.offset
 
     def _trunk(self, batch: Batch) -> Tensor:
         with precision(self.hardware):

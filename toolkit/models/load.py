@@ -75,7 +75,7 @@ def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
         backbone, info, allowed=("score.weight", "lm_head.weight", "embed_out.weight")
     )
     head = getattr(model, "score", None)
-    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
+    if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
         raise StageFailed(
             f"{backbone}: {type(model).__name__} has no bias-free linear head named `score`; "
             "use an architecture whose sequence classifier has one, such as gpt2, llama or qwen2"

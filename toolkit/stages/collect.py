@@ -18,6 +18,7 @@ from toolkit.stages.shared import (
     Record,
     load_pretrained,
     load_sft,
+    needed,
     read_records,
     stream_of,
     text_of,
@@ -30,7 +31,7 @@ class Collect:
 
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
-        self.ctx, self.config, self.stream = ctx, ctx.spec.collect, stream_of(ctx)
+        self.ctx, self.config, self.stream = ctx, needed(ctx.spec.collect), stream_of(ctx)
         self.records: list[Record] = []
 
     def setup(self) -> int:

@@ -28,6 +28,7 @@ from toolkit.stages.shared import (
     Record,
     load_sft,
     mean_cross_entropy,
+    needed,
     pretrain_stream,
     read_records,
     reward_folder,
@@ -46,7 +47,7 @@ class Evaluate:
 
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
-        self.ctx, self.config, self.stream = ctx, ctx.spec.evaluate, stream_of(ctx)
+        self.ctx, self.config, self.stream = ctx, needed(ctx.spec.evaluate), stream_of(ctx)
         self.measured: dict[str, dict[str, Any]] = {}
 
     def setup(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.shared import reward_folder, sft_folder
+from toolkit.stages.shared import needed, reward_folder, sft_folder
 
 _CARD = """# {name}
 
@@ -28,7 +28,7 @@ class Export:
 
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
-        self.ctx, self.config = ctx, ctx.spec.export
+        self.ctx, self.config = ctx, needed(ctx.spec.export)
         self.copied: dict[str, str] = {}
 
     def setup(self) -> int:

@@ -30,6 +30,7 @@ from toolkit.stages.experience import Experience, Models, make_experience
 from toolkit.stages.shared import (
     backward_cross_entropy,
     load_sft,
+    needed,
     pretrain_stream,
     read_records,
     reward_folder,
@@ -54,7 +55,7 @@ class PPO:
 
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
-        self.ctx, self.config, self.stream = ctx, ctx.spec.ppo, stream_of(ctx)
+        self.ctx, self.config, self.stream = ctx, needed(ctx.spec.ppo), stream_of(ctx)
         self.audit: dict[str, float] = {}
         self.kls: list[float] = []
         self.last: Experience | None = None

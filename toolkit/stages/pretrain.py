@@ -20,6 +20,7 @@ from toolkit.stages.shared import (
     backward_cross_entropy,
     language_model_state,
     mean_cross_entropy,
+    needed,
     pretrain_stream,
     stream_of,
     text_of,
@@ -34,7 +35,7 @@ class Pretrain:
 
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
-        self.ctx, self.config, self.stream = ctx, ctx.spec.pretrain, stream_of(ctx)
+        self.ctx, self.config, self.stream = ctx, needed(ctx.spec.pretrain), stream_of(ctx)
 
     def setup(self) -> int:
         """Make the model; check that the text is long enough."""

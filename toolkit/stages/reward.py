@@ -225,7 +225,8 @@ def split_by_prompt(
 
     Nobody stands on both sides, whatever the order.
     """
-    train, valid = [], []
+    train: list[Record] = []
+    valid: list[Record] = []
     for record in records:
         owner = str(record.get("user") or record["prompt"])
         held = key_of(seed, "held-out rankings", owner) / 2**128 < share

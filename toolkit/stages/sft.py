@@ -19,6 +19,7 @@ from toolkit.stages.shared import (
     language_model_state,
     load_pretrained,
     mean_cross_entropy,
+    needed,
     read_records,
     stream_of,
     text_of,
@@ -33,7 +34,7 @@ class Sft:
 
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
-        self.ctx, self.config, self.stream = ctx, ctx.spec.sft, stream_of(ctx)
+        self.ctx, self.config, self.stream = ctx, needed(ctx.spec.sft), stream_of(ctx)
 
     def setup(self) -> int:
         """Load demonstrations and the model."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -23,6 +23,13 @@ from toolkit.training.optim import Updater
 from toolkit.training.random import Stream
 
 Record = dict[str, Any]
+Section = TypeVar("Section")
+
+
+def needed(section: Section | None) -> Section:
+    """Return a section that the graph makes sure of: the stage runs only where it is there."""
+    assert section is not None
+    return section
 
 
 def text_of(ctx: StageContext) -> Text:

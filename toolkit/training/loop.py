@@ -82,7 +82,7 @@ def _tensorboard(ctx: StageContext) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(ctx.work / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(ctx.work / "tensorboard"))
 
 
 def configure(ctx: StageContext) -> None:
