@@ -1,0 +1,232 @@
+"""Time providers side by side in one process and compare their results with float64.
+
+Each round runs every provider once, in an order that rotates, and the ratio of two providers is
+formed inside the round: a disturbance of the machine then meets both, and the median of the ratios
+survives what neither time alone would. Compilation and warm-up are never timed with the rest.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
+from rlhf_kernels.bench.machine import COLD_BYTES, CacheFlusher, Machine, measure_peak_memory
+from rlhf_kernels.bench.rows import Row
+
+MIN_ROUNDS = 5
+MAX_ROUNDS = 60
+WARM_UP_CALLS = 2
+#: A timed sample is at least this long; shorter calls are repeated inside it.
+SAMPLE_SECONDS = 5e-4
+
+
+@dataclass
+class Runner:
+    """A provider that passed its warm-up, with what was measured of it so far."""
+
+    provider: Provider
+    first_call_s: float
+    max_error: float | None
+    max_grad_error: float | None
+    peak_memory_mib: float | None
+    calls_per_sample: int
+    samples: list[float]
+
+
+def measure(case: Case, settings: Settings, machine: Machine) -> list[Row]:
+    """Measure every provider of a case; one row each, also for those that cannot run."""
+    torch._dynamo.reset()  # otherwise every case counts against the same limit of recompilations
+    truth = case.truth()
+    runners: dict[str, Runner] = {}
+    reasons: dict[str, str] = {}
+    for provider in case.providers:
+        why = find_reason_to_skip(provider, settings)
+        if why:
+            reasons[provider.name] = why
+            continue
+        try:
+            runners[provider.name] = warm_up(provider, truth)
+        except Exception as error:
+            if provider.name == OURS:
+                raise
+            reasons[provider.name] = f"failed: {first_line(error)}"
+    del truth
+    cold = case.bytes_read + case.bytes_written > COLD_BYTES / 4
+    run_rounds(list(runners.values()), settings.seconds, cold)
+    ours = runners.get(OURS)
+    return [
+        make_row(case, provider, runners.get(provider.name), ours, machine, cold)
+        if provider.name in runners
+        else make_empty_row(case, provider.name, reasons[provider.name])
+        for provider in case.providers
+    ]
+
+
+def find_reason_to_skip(provider: Provider, settings: Settings) -> str:
+    """Return why a provider does not run, or nothing."""
+    if provider.run is None:
+        return provider.note
+    if not settings.wants(provider.name):
+        return "not asked for by --providers"
+    if provider.compiled and settings.quick and not settings.providers:
+        return "left out by --quick, compiling takes longer than that; --providers asks for it"
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """Return an error as one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:120] if lines else 'no message'}"
+
+
+def warm_up(provider: Provider, truth: Results) -> Runner:
+    """Call a provider for the first time, judge its results, and see how long a call takes."""
+    first_call_s, results = timed_call(provider)
+    max_error, max_grad_error = compare(results, truth)
+    del results
+    for _ in range(WARM_UP_CALLS):
+        seconds, _ = timed_call(provider)
+    if provider.prepare:
+        provider.prepare()
+    assert provider.run is not None
+    return Runner(
+        provider=provider,
+        first_call_s=first_call_s,
+        max_error=max_error,
+        max_grad_error=max_grad_error,
+        peak_memory_mib=measure_peak_memory(provider.run),
+        # What a run overwrites is restored before each one, so those are timed one by one.
+        calls_per_sample=1 if provider.prepare else 1 + int(SAMPLE_SECONDS / seconds),
+        samples=[],
+    )
+
+
+def timed_call(provider: Provider) -> tuple[float, Results]:
+    """Return the seconds of one restored call and its results."""
+    assert provider.run is not None
+    if provider.prepare:
+        provider.prepare()
+    start = time.perf_counter()
+    results = provider.run()
+    return time.perf_counter() - start, results
+
+
+def compare(results: Results, truth: Results) -> tuple[float | None, float | None]:
+    """Return the largest absolute error of the results and relative error of the gradients.
+
+    Only names that both have are compared; a gradient's error is relative to the largest entry of
+    its row. A result that is not finite where the truth is counts as infinitely wrong. A truth
+    that is slow to compute may hold the leading rows only.
+    """
+    errors: list[float] = []
+    grad_errors: list[float] = []
+    for name in results.keys() & truth.keys():
+        want = truth[name].detach().double()
+        result = results[name].detach()
+        if want.dim():
+            result = result[: len(want)]
+        error = (result.double() - want).abs().nan_to_num(nan=float("inf"))
+        if name.startswith("grad"):
+            scale = want.abs().amax(-1, keepdim=True)
+            error = error / torch.where(scale > 0, scale, 1.0)
+            grad_errors.append(float(error.max()))
+        else:
+            errors.append(float(error.max()))
+    return max(errors, default=None), max(grad_errors, default=None)
+
+
+def run_rounds(runners: Sequence[Runner], seconds: float, cold: bool) -> None:
+    """Run all providers in turn until the time is up; each round starts with another one.
+
+    Args:
+        runners: filled with one sample per round.
+        seconds: after the minimum of rounds, stop when these have passed.
+        cold: empty the caches before each sample, as inputs of this size never find them full of
+            themselves in a run, and restoring an input would otherwise leave it there.
+    """
+    flusher = CacheFlusher() if cold else None
+    end = time.perf_counter() + seconds
+    for number in range(MAX_ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter() > end:
+            break
+        for position in range(len(runners)):
+            take_sample(runners[(position + number) % len(runners)], flusher)
+
+
+def take_sample(runner: Runner, flusher: CacheFlusher | None) -> None:
+    """Time one sample and add it, in seconds per call."""
+    provider = runner.provider
+    assert provider.run is not None
+    if provider.prepare:
+        provider.prepare()
+    if flusher:
+        flusher.flush()
+    start = time.perf_counter()
+    for _ in range(runner.calls_per_sample):
+        provider.run()
+    runner.samples.append((time.perf_counter() - start) / runner.calls_per_sample)
+
+
+def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
+    """Return the median, the 10th and the 90th percentile."""
+    ordered = sorted(values)
+    tenths = statistics.quantiles(ordered, n=10, method="inclusive")
+    return statistics.median(ordered), tenths[0], tenths[-1]
+
+
+def make_empty_row(case: Case, provider: str, note: str) -> Row:
+    """Return the row of a provider that did not run."""
+    return Row(
+        op=case.op,
+        provider=provider,
+        mode=case.mode,
+        shape="x".join(map(str, case.shape)),
+        N=case.N,
+        V=case.V,
+        dtype=str(case.dtype).removeprefix("torch."),
+        mask_share=case.mask_share,
+        bytes_model=case.bytes_read + case.bytes_written,
+        note=note,
+    )
+
+
+def make_row(
+    case: Case, provider: Provider, runner: Runner, ours: Runner, machine: Machine, cold: bool
+) -> Row:
+    """Return the row of a provider that ran."""
+    median, p10, p90 = percentiles(runner.samples)
+    pairs = (mine / base for mine, base in zip(runner.samples, ours.samples, strict=True))
+    ratio, ratio_p10, ratio_p90 = percentiles(pairs)
+    empty = make_empty_row(case, provider.name, provider.note)
+    limit = find_limit(case, machine)
+    measured = {
+        "runs": len(runner.samples),
+        "median_ms": 1e3 * median,
+        "p10_ms": 1e3 * p10,
+        "p90_ms": 1e3 * p90,
+        "ratio": ratio,
+        "ratio_p10": ratio_p10,
+        "ratio_p90": ratio_p90,
+        "gb_per_s": empty.bytes_model / median / 1e9,
+        "roofline_share": limit / median if cold else None,
+        "peak_memory_mib": runner.peak_memory_mib,
+        "max_error": runner.max_error,
+        "max_grad_error": runner.max_grad_error,
+        "first_call_s": runner.first_call_s,
+    }
+    return Row(**(vars(empty) | measured))
+
+
+def find_limit(case: Case, machine: Machine) -> float:
+    """Return the seconds that the bytes of a case need at the bandwidth of this process.
+
+    Each written byte is paired with a read one at the rate of an update; the rest is read.
+    """
+    paired = min(case.bytes_read, case.bytes_written)
+    left = case.bytes_read + case.bytes_written - 2 * paired
+    return 2 * paired / (machine.update_gb_s * 1e9) + left / (machine.read_gb_s * 1e9)
