@@ -39,15 +39,11 @@ from toolkit.stages.shared import (
     text_of,
     write_records,
 )
+from toolkit.stages.watch import Watch, add_statistics, objective
 from toolkit.training.ema import make_ema
-from toolkit.training.guard import StopStage, check_finite
+from toolkit.training.guard import check_finite
 from toolkit.training.optim import make_ppo_updater
 from toolkit.training.random import Order, Stream
-
-_AUDIT = {"fp32": 1e-5, "bf16": 1e-2}  # recomputed log-probs of the same weights (detail 29)
-_NEGATIVE_KL = (
-    10  # iterations in a row with a negative mean before it is called sustained (detail 27)
-)
 
 
 class PPO:
@@ -56,8 +52,7 @@ class PPO:
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
         self.ctx, self.config, self.stream = ctx, needed(ctx.spec.ppo), stream_of(ctx)
-        self.audit: dict[str, float] = {}
-        self.kls: list[float] = []
+        self.watch = Watch(ctx, self.config.stop_if.kl_above)
         self.last: Experience | None = None
 
     def setup(self) -> int:
@@ -121,7 +116,7 @@ class PPO:
     def step(self, i: int) -> dict[str, float]:
         """One iteration: sample, score, then update in minibatches."""
         experience = self._sample(i)
-        self._apply_stop_rules(i, experience)
+        self.watch.before_update(i, experience)
         sums: dict[str, float] = defaultdict(float)
         lr = self.updater.lr
         for epoch in range(self.config.inner_epochs):
@@ -132,7 +127,7 @@ class PPO:
                 stats = self._policy_step(i, experience, rows)
                 stats.update(self._value_step(i, experience, rows))
                 if i == 0 and epoch == 0 and m == 0:
-                    self._audit(experience, stats)
+                    self.watch.first_minibatch(experience, stats)
                 if self.ema is not None:
                     self.ema.update_parameters(self.models.policy.model)
                 for name, value in stats.items():
@@ -140,7 +135,7 @@ class PPO:
         updates = self.config.inner_epochs * (self.config.batch // self.config.minibatch)
         means = {name: value / updates for name, value in sums.items()}
         self.last = experience
-        return {**self._objective(experience), **means, "lr": lr}
+        return {**objective(experience, self.config.kl.coef, self.oracle), **means, "lr": lr}
 
     def _sample(self, i: int) -> Experience:
         """Answer a batch of prompts with the present policy, and score the answers."""
@@ -193,7 +188,7 @@ class PPO:
             )
             check_finite(self.ctx, i, "the policy loss", float(loss.detach()), ids=micro.ids)
             loss.backward()
-            _add(sums, stats, "ppo/policy/", micro.tokens / max(1, batch.tokens))
+            add_statistics(sums, stats, "ppo/policy/", micro.tokens / max(1, batch.tokens))
         return {**sums, "ppo/grad_norm": self.updater.grad_norm()}
 
     def _backward_ptx(self, i: int) -> dict[str, float]:
@@ -236,75 +231,15 @@ class PPO:
             sums["ppo/val/clipfrac"] += float(stats["clipfrac"])
         return {**sums, "ppo/val/grad_norm": self.value_updater.step()}
 
-    def _audit(self, experience: Experience, stats: dict[str, float]) -> None:
-        """On the first minibatch the policy still is the reference.
-
-        Ratio 1 and KL 0, or log-probs are wrong (detail 29).
-        """
-        limit = _AUDIT[self.ctx.spec.hardware.precision]
-        self.audit = {
-            "max_ratio_error": stats["ppo/policy/ratio_error"],
-            "max_abs_kl": float(experience.kl.abs().max()),
-        }
-        for name, value in self.audit.items():
-            if not value <= limit:
-                raise StageFailed(
-                    f"ppo: on the first minibatch {name} is {value:.3g}, above {limit:g}, though "
-                    f"policy and reference hold "
-                    "the same weights: log-probs are not reproducible (dropout left on, or a "
-                    "temperature or padding that "
-                    "differs between passes)"
-                )
-
-    def _apply_stop_rules(self, i: int, experience: Experience) -> None:
-        kl = float(experience.kl.sum(1).mean())
-        self.kls = [*self.kls, kl][-_NEGATIVE_KL:]
-        limit = self.config.stop_if.kl_above
-        if limit is not None and kl > limit:
-            raise StopStage(
-                f"PPO stopped before iteration {i + 1}: the KL to the reference is {kl:.1f} nats "
-                f"per response, above "
-                f"ppo.stop_if.kl_above = {limit:g}; raise ppo.kl.coef, lower ppo.lr, or raise the "
-                f"limit"
-            )
-        if len(self.kls) == _NEGATIVE_KL and max(self.kls) < 0:
-            self.ctx.event(
-                "warning",
-                stage=self.ctx.name,
-                message=f"the mean KL was negative for {_NEGATIVE_KL} iterations in a row: "
-                "sampling and log-probs disagree",
-            )
-
-    def _objective(self, experience: Experience) -> dict[str, float]:
-        """OpenAI's names; kl and entropy in nats per response."""
-        batch = experience.batch
-        values = {
-            "objective/kl": float(experience.kl.sum(1).mean()),
-            "objective/kl_coef": self.config.kl.coef,
-            "objective/entropy": float(experience.entropy.sum(1).mean()),
-            "objective/score": float(experience.scores.mean()),
-            "objective/rewards": float(experience.rewards.sum(1).mean()),
-            "ppo/val/var_explained": float(
-                rk.explained_variance(experience.values, experience.returns, batch.mask)
-            ),
-            "response/length": batch.tokens / len(batch),
-            "response/eos_rate": sum(experience.finished) / len(batch),
-        }
-        if self.oracle is not None:
-            judged = self.oracle(experience.prompts, experience.responses, experience.finished)
-            values["objective/oracle"] = sum(judged) / len(judged)
-        return values
-
     def state(self) -> dict[str, Any]:
-        """All weights that change, both optimizers, the average, the audit, recent KLs."""
+        """All weights that change, both optimizers, the average, the audit, what is watched."""
         return {
             "policy": self.models.policy.model.state_dict(),
             "value": self.models.value.model.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "updater": self.updater.state(),
             "value_updater": self.value_updater.state(),
-            "audit": self.audit,
-            "kls": self.kls,
+            "watch": self.watch.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -315,7 +250,7 @@ class PPO:
             self.ema.load_state_dict(state["ema"])
         self.updater.restore(state["updater"])
         self.value_updater.restore(state["value_updater"])
-        self.audit, self.kls = dict(state["audit"]), list(state["kls"])
+        self.watch.restore(state["watch"])
 
     def finish(self) -> StageResult:
         """Save the policy, its average, the value model, and the last answers."""
@@ -330,24 +265,9 @@ class PPO:
             )
             records = [{"prompt": p, "response": r, "score": s} for p, r, s in rows]
             write_records(work / "samples.jsonl", records[:64])
-        summary = {"optimizer_steps": self.updater.steps, "audit": self.audit}
+        summary = {"optimizer_steps": self.updater.steps, "audit": self.watch.audit}
         summary["value_optimizer_steps"] = self.value_updater.steps
         return StageResult(summary=summary)
-
-
-def _add(sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str, share: float) -> None:
-    """Add a micro-batch's statistics.
-
-    Sums over the minibatch's denominator add, spreads are averaged, extremes taken.
-    """
-    for name, value in stats.items():
-        number = float(value)
-        if name in ("ratio_max", "ratio_error"):
-            sums[prefix + name] = max(sums.get(prefix + name, number), number)
-        elif name == "ratio_var":
-            sums[prefix + name] += number * share
-        else:
-            sums[prefix + name] += number
 
 
 STAGE = PPO

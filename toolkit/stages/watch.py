@@ -1,0 +1,113 @@
+"""What PPO watches while it runs: the first minibatch, the KL, and the statistics it logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import rlhf_kernels as rk
+from toolkit.spec.errors import StageFailed
+from toolkit.stages.context import StageContext
+from toolkit.stages.experience import Experience
+from toolkit.training.guard import StopStage
+
+Oracle = Callable[[list[str], list[str], list[bool]], list[float]]
+
+_AUDIT = {"fp32": 1e-5, "bf16": 1e-2}  # recomputed log-probs of the same weights (detail 29)
+_SUSTAINED = 10  # iterations in a row with a negative mean KL before it is reported (detail 27)
+
+
+class Watch:
+    """Checks on a running PPO.
+
+    Args:
+        ctx: the stage's context.
+        kl_above: mean KL to the reference at which PPO stops, nats per response; None: never.
+    """
+
+    def __init__(self, ctx: StageContext, kl_above: float | None) -> None:
+        """Start with nothing seen."""
+        self.ctx, self.kl_above = ctx, kl_above
+        self.audit: dict[str, float] = {}
+        self.kls: list[float] = []
+
+    def first_minibatch(self, experience: Experience, stats: dict[str, float]) -> None:
+        """Refuse log-probs that do not reproduce: the policy still is the reference (detail 29)."""
+        limit = _AUDIT[self.ctx.spec.hardware.precision]
+        self.audit = {
+            "max_ratio_error": stats["ppo/policy/ratio_error"],
+            "max_abs_kl": float(experience.kl.abs().max()),
+        }
+        for name, value in self.audit.items():
+            if not value <= limit:
+                raise StageFailed(
+                    f"ppo: on the first minibatch {name} is {value:.3g}, above {limit:g}, though "
+                    "policy and reference hold the same weights: log-probs are not reproducible "
+                    "(dropout left on, or a temperature or padding that differs between passes)"
+                )
+
+    def before_update(self, i: int, experience: Experience) -> None:
+        """Stop on a KL above the limit; report a sustained negative one."""
+        kl = float(experience.kl.sum(1).mean())
+        self.kls = [*self.kls, kl][-_SUSTAINED:]
+        if self.kl_above is not None and kl > self.kl_above:
+            raise StopStage(
+                f"PPO stopped before iteration {i + 1}: the KL to the reference is {kl:.1f} nats "
+                f"per response, above ppo.stop_if.kl_above = {self.kl_above:g}; raise ppo.kl.coef, "
+                "lower ppo.lr, or raise the limit"
+            )
+        if len(self.kls) == _SUSTAINED and max(self.kls) < 0:
+            self.ctx.event(
+                "warning",
+                stage=self.ctx.name,
+                message=f"the mean KL was negative for {_SUSTAINED} iterations in a row: "
+                "sampling and log-probs disagree",
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return what was seen."""
+        return {"audit": self.audit, "kls": self.kls}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()`."""
+        self.audit, self.kls = dict(state["audit"]), list(state["kls"])
+
+
+def objective(experience: Experience, kl_coef: float, oracle: Oracle | None) -> dict[str, float]:
+    """Describe a batch of episodes in OpenAI's names; kl and entropy in nats per response."""
+    batch = experience.batch
+    values = {
+        "objective/kl": float(experience.kl.sum(1).mean()),
+        "objective/kl_coef": kl_coef,
+        "objective/entropy": float(experience.entropy.sum(1).mean()),
+        "objective/score": float(experience.scores.mean()),
+        "objective/rewards": float(experience.rewards.sum(1).mean()),
+        "ppo/val/var_explained": float(
+            rk.explained_variance(experience.values, experience.returns, batch.mask)
+        ),
+        "response/length": batch.tokens / len(batch),
+        "response/eos_rate": sum(experience.finished) / len(batch),
+    }
+    if oracle is not None:
+        judged = oracle(experience.prompts, experience.responses, experience.finished)
+        values["objective/oracle"] = sum(judged) / len(judged)
+    return values
+
+
+def add_statistics(
+    sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str, share: float
+) -> None:
+    """Add a micro-batch's statistics.
+
+    Sums over the minibatch's denominator add, spreads are averaged, extremes taken.
+    """
+    for name, value in stats.items():
+        number = float(value)
+        if name in ("ratio_max", "ratio_error"):
+            sums[prefix + name] = max(sums.get(prefix + name, number), number)
+        elif name == "ratio_var":
+            sums[prefix + name] += number * share
+        else:
+            sums[prefix + name] += number
