@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests.spec.conftest import MINIMAL, Write
 from toolkit.spec.errors import SpecError
 from toolkit.spec.load import examine_spec, load_spec
+from toolkit.spec.schema import Spec
+from toolkit.spec.vocabulary import all_paths
 
 
 def problems(path: str, *overrides: str) -> list[str]:
@@ -161,3 +164,14 @@ def test_a_sound_spec_raises_nothing_and_a_broken_one_has_exit_code_2(write: Wri
     with pytest.raises(SpecError) as caught:
         load_spec(write(MINIMAL + "sfft: {}\n"))
     assert caught.value.exit_code == 2
+
+
+ODD = [None, True, -1, 1e30, "", "???", "${", "${ppo}", [], [None], {}, {"a": 1}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_no_value_of_any_key_escapes_as_a_crash(write: Write, odd: object) -> None:
+    for path, _ in all_paths(Spec):
+        value = json.dumps(odd)
+        examined = examine_spec(write(), [f"{'.'.join(path)}={value}"])
+        assert all(problem.message for problem in examined.problems)
