@@ -1,0 +1,132 @@
+"""Log-probs, values and scores against plain transformers on the same folders."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from tests.tiny import tiny_model, tiny_text
+from toolkit.data.batches import collate, windows
+from toolkit.models.heads import Policy, Scorer
+from toolkit.models.load import load_policy, load_scalar, make_scalar
+from toolkit.models.save import save_model
+from toolkit.spec.errors import StageFailed
+from toolkit.spec.schema import Hardware
+from toolkit.training.random import Stream
+
+PROMPTS = [[0, 1, 8], [2, 8]]
+RESPONSES = [[1, 9], [3, 4, 5, 9]]
+
+
+@pytest.fixture(scope="module")
+def text():
+    return tiny_text()
+
+
+@pytest.fixture
+def model(text):
+    return tiny_model(text)
+
+
+@pytest.fixture
+def batch(text):
+    return collate(PROMPTS, RESPONSES, text.pad_id)
+
+
+def by_hand(model, text, prompt, response):
+    """Log-probs of one response, one sequence at a time, softmax over the first V ids."""
+    ids = torch.tensor([prompt + response])
+    logits = model(ids).logits[0, :, : text.vocab].double().log_softmax(-1)
+    return [logits[len(prompt) - 1 + t, token].item() for t, token in enumerate(response)]
+
+
+def test_logprobs_equal_one_sequence_at_a_time_without_the_padding_id(model, text, batch):
+    logprobs, entropy = Policy(model, text.vocab, Hardware()).logprobs(batch)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        expected = by_hand(model, text, prompt, response)
+        assert logprobs[row, : len(response)].tolist() == pytest.approx(expected, abs=1e-5)
+    assert torch.all(logprobs[0, 2:] == 0)
+    assert torch.all(entropy[0, :2] > 0)
+
+
+def test_micro_batches_give_the_same_logprobs(model, text, batch):
+    whole, _ = Policy(model, text.vocab, Hardware()).logprobs(batch)
+    parts, _ = Policy(model, text.vocab, Hardware(micro_batch=1)).logprobs(batch)
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-6)
+
+
+def test_the_plain_head_equals_the_model_and_a_soft_cap_is_noticed(model, text, batch):
+    policy = Policy(model, text.vocab, Hardware())
+    assert policy.plain_head
+    direct, _ = policy.logits(batch)
+    policy.plain_head = False
+    through, _ = policy.logits(batch)
+    torch.testing.assert_close(direct, through, rtol=1e-5, atol=1e-6)
+    model.config.final_logit_softcapping = 30.0
+    assert not Policy(model, text.vocab, Hardware()).plain_head
+
+
+def test_windows_count_every_token_after_the_first(model, text):
+    stream = torch.arange(9, dtype=torch.int32)
+    logprobs, _ = Policy(model, text.vocab, Hardware()).logprobs(windows(stream, [2], 4))
+    expected = by_hand(model, text, [2], [3, 4, 5, 6])
+    assert logprobs[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_saved_scores_equal_plain_transformers_less_the_offset(model, text, batch, tmp_path):
+    save_model(model, tmp_path / "lm", text)
+    scalar = make_scalar(tmp_path / "lm", text, Stream(1, "head"))
+    scalar.config.score_offset = 0.75
+    save_model(scalar, tmp_path / "rm", text)
+    ours = Scorer(load_scalar(tmp_path / "rm"), Hardware()).scores(batch)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
+    theirs = plain(batch.ids, attention_mask=(batch.ids != text.pad_id).long()).logits[:, 0]
+    torch.testing.assert_close(ours, theirs.detach() - 0.75, rtol=1e-5, atol=1e-6)
+
+
+def test_values_are_read_where_each_token_is_predicted(model, text, batch, tmp_path):
+    save_model(model, tmp_path / "lm", text)
+    scorer = Scorer(make_scalar(tmp_path / "lm", text, Stream(1, "head")), Hardware())
+    values = scorer.values(batch)
+    prefix = collate([PROMPTS[1][:1]], [[*PROMPTS[1][1:], *RESPONSES[1][:2]]], text.pad_id)
+    assert values[1, 2].item() == pytest.approx(scorer.scores(prefix).item(), abs=1e-5)
+    assert torch.all(values[0, 2:] == 0)
+
+
+def test_the_head_starts_as_the_paper_says(model, text, tmp_path):
+    save_model(model, tmp_path / "lm", text)
+    weight = make_scalar(tmp_path / "lm", text, Stream(1, "head")).score.weight
+    assert weight.std().item() == pytest.approx((32 + 1) ** -0.5, rel=0.35)
+    again = make_scalar(tmp_path / "lm", text, Stream(1, "head")).score.weight
+    assert torch.equal(weight, again)
+
+
+def test_a_policy_folder_loads_with_plain_transformers(model, text, batch, tmp_path):
+    save_model(model, tmp_path / "lm", text)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "lm").eval()
+    ours, _ = Policy(load_policy(tmp_path / "lm", text), text.vocab, Hardware()).logprobs(batch)
+    expected = by_hand(plain, text, PROMPTS[1], RESPONSES[1])
+    assert ours[1].tolist() == pytest.approx(expected, abs=1e-5)
+    assert plain.generation_config.suppress_tokens == [text.pad_id]
+
+
+def test_a_missing_tensor_is_an_error_that_names_it(model, text, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    save_model(model, tmp_path / "lm", text)
+    path = tmp_path / "lm" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["transformer.ln_f.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(StageFailed, match=r"missing keys.*ln_f\.weight"):
+        load_policy(tmp_path / "lm", text)
+
+
+def test_bf16_is_for_compute_only(model, text, batch):
+    policy = Policy(model, text.vocab, Hardware(precision="bf16"))
+    logits, _ = policy.logits(batch)
+    assert logits.dtype == torch.bfloat16
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    logprobs, _ = policy.logprobs(batch)
+    assert logprobs.dtype == torch.float32
+    exact, _ = Policy(model, text.vocab, Hardware()).logprobs(batch)
+    assert (logprobs - exact).abs().max() < 0.05

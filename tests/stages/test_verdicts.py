@@ -1,0 +1,52 @@
+"""Win rates and the signs of over-optimisation."""
+
+import pytest
+
+from toolkit.stages.label import ranks_of
+from toolkit.stages.reward import split_by_prompt
+from toolkit.stages.verdicts import over_optimisation, win_rate
+
+
+def test_a_tie_counts_one_half_and_the_interval_is_of_the_mean():
+    verdict = win_rate([1.0, 1.0, 0.0, 0.5], [0.0, 0.0, 1.0, 0.5])
+    assert (verdict["wins"], verdict["ties"], verdict["losses"]) == (2, 1, 1)
+    assert verdict["win_rate"] == pytest.approx(0.625)
+    half = 1.96 * (0.6875 / 3) ** 0.5 / 2  # points 1, 1, 0, .5: sum of squares 0.6875 around .625
+    assert verdict["low"] == pytest.approx(0.625 - half)
+    assert verdict["high"] == 1.0
+
+
+def test_reward_up_and_oracle_down_is_called_by_its_name():
+    before = {"oracle": 0.6, "exact": 0.4, "reward": 0.0}
+    warnings = over_optimisation(before, {"oracle": 0.5, "exact": 0.1, "reward": 3.0}, [])
+    assert len(warnings) == 1
+    assert warnings[0].startswith("over-optimisation: the reward model's score rose from 0.00 to")
+    assert "oracle's score fell from 0.600 to 0.500" in warnings[0]
+
+
+def test_a_fall_from_the_peak_during_ppo_is_noticed():
+    before, after = {"oracle": 0.6, "exact": 0.4, "reward": 0.0}, None
+    after = {"oracle": 0.7, "exact": 0.5, "reward": 3.0}
+    curve = [{"objective/oracle": v} for v in [0.6] * 5 + [0.9] * 5 + [0.7] * 5]
+    assert "peaked at 0.900 and ended at 0.700" in over_optimisation(before, after, curve)[0]
+    assert over_optimisation(before, after, curve[:10]) == []
+
+
+def test_an_improvement_is_no_warning():
+    before = {"oracle": 0.6, "exact": 0.4, "reward": 0.0}
+    assert over_optimisation(before, {"oracle": 0.9, "exact": 0.8, "reward": 3.0}, []) == []
+    assert over_optimisation({"reward": 0.0}, {"reward": 1.0}, []) == []
+
+
+def test_ranks_share_a_place_on_ties_or_not_as_asked():
+    assert ranks_of([0.5, 1.0, 0.5, 0.0], ties=True) == [2, 1, 2, 3]
+    assert ranks_of([0.5, 1.0, 0.5, 0.0], ties=False) == [2, 1, 3, 4]
+
+
+def test_nobody_stands_on_both_sides_of_the_split():
+    records = [{"prompt": f"p{i % 50}", "user": f"u{i % 7}" if i % 2 else None} for i in range(400)]
+    train, valid = split_by_prompt(records, 0.3, seed=1)
+    owners = [{r["user"] or r["prompt"] for r in side} for side in (train, valid)]
+    assert owners[0].isdisjoint(owners[1])
+    assert valid
+    assert split_by_prompt(records[::-1], 0.3, seed=1)[1] == valid[::-1]

@@ -1,0 +1,51 @@
+"""Checkpoints appear whole, the newest few stay, and metrics rewind to them."""
+
+import pytest
+import torch
+
+from toolkit.training.checkpoint import Checkpoints, parse_every
+from toolkit.training.metrics import Metrics
+
+
+def test_the_newest_checkpoint_is_loaded_and_old_ones_go(tmp_path):
+    saves = Checkpoints(tmp_path / "c", "1 steps", keep=2)
+    for done in (1, 2, 3):
+        saves.save(done, {"x": torch.full((2,), float(done)), "list": [done]})
+    done, state = saves.newest()
+    assert done == 3
+    assert state["x"].tolist() == [3.0, 3.0]
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_a_half_written_checkpoint_is_not_seen(tmp_path):
+    saves = Checkpoints(tmp_path, "1 steps", keep=2)
+    saves.save(1, {"x": 1})
+    (tmp_path / "step-000000002.tmp").write_bytes(b"half")
+    assert saves.newest()[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("50 steps", (50, None)),
+        ("10m", (None, 600.0)),
+        ("30s", (None, 30.0)),
+        ("1h", (None, 3600.0)),
+    ],
+)
+def test_every_is_time_or_steps(text, expected):
+    assert parse_every(text) == expected
+
+
+def test_a_wrong_every_names_the_key():
+    with pytest.raises(ValueError, match=r"checkpoint\.every is 'soon'"):
+        parse_every("soon")
+
+
+def test_metrics_rewind_to_the_checkpoint_and_drop_half_a_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    metrics = Metrics(path, done=1)
+    metrics.write(2, {"loss": 2.5})
+    metrics.close()
+    assert path.read_text() == '{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.5}\n'

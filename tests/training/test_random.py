@@ -1,0 +1,38 @@
+"""Draws are a function of position, never of history."""
+
+import torch
+
+from toolkit.training.random import Order, Stream, key_of
+
+
+def test_keys_differ_by_every_part_and_are_stable():
+    assert key_of(1, "ppo", 1) == 0x160C592C1465750215491F900BA6CD26
+    assert key_of(1, "ppo", 1) == key_of(1, "ppo", 1)
+    assert (
+        len({key_of(1, "ppo", 1), key_of(2, "ppo", 1), key_of(1, "sft", 1), key_of(11, "ppo")}) == 4
+    )
+
+
+def test_a_row_draws_the_same_numbers_in_any_batch():
+    stream = Stream(7, "ppo", 1)
+    together = stream.uniforms("answer", range(10), 5)
+    alone = stream.uniforms("answer", [6], 5)
+    assert torch.equal(together[6], alone[0])
+    assert not torch.equal(together[6], together[7])
+
+
+def test_an_order_passes_over_everything_once_and_reshuffles():
+    order = Order(Stream(1, "sft", 0), 10)
+    first, second = order.take(0, 10), order.take(10, 10)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert Order(Stream(1, "sft", 0), 10).take(7, 6) == [*first[7:], *second[:3]]
+
+
+def test_torch_draws_follow_the_position():
+    stream = Stream(1, "sft", 0)
+    stream.seed_torch("dropout", 3)
+    first = torch.rand(4)
+    torch.rand(100)
+    stream.seed_torch("dropout", 3)
+    assert torch.equal(first, torch.rand(4))
