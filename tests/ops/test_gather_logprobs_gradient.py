@@ -61,8 +61,8 @@ def test_gradient_of_the_true_class_as_its_probability_goes_to_one(isa, gap):
     # 1 - p is 1e-10 at a gap of 30: plain fp32 gives 0, and fp64 log_softmax loses four digits.
     rest = 999 * math.exp(-gap)
     truth[0, 7] = rest / (1 + rest)
-    assert_gradient_near_truth(ours, truth)
-    assert abs(ours[0, 7].double() / truth[0, 7] - 1) < 1e-6
+    # An exponent of 43 bits held in fp32 is off by up to 43 * 2^-24 = 2.6e-6.
+    assert (ours.double() / truth - 1).abs().max() < 3e-6
 
 
 def test_masked_rows_get_gradient_zero_and_minus_infinity_gets_none(isa):
