@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.pipeline.fakes import STAGES, load
+from toolkit.pipeline.graph import build_graph, select
+from toolkit.pipeline.identity import flatten
+from toolkit.spec.schema import Data, DataFile, Ppo, Spec
+
+
+def test_stages_stand_in_the_order_they_run(tmp_path):
+    assert [n.name for n in build_graph(load(tmp_path).spec)] == STAGES
+
+
+def test_every_input_is_an_earlier_stage(tmp_path):
+    seen = set()
+    for node in build_graph(load(tmp_path, ["pretrain={}"]).spec):
+        assert set(node.inputs.values()) <= seen
+        seen.add(node.name)
+    assert "pretrain" in seen
+
+
+def test_a_finished_reward_model_replaces_collect_label_and_reward(tmp_path):
+    (tmp_path / "rm").mkdir()
+    spec = load(tmp_path).spec
+    models = dataclasses.replace(
+        spec.models, reward_trained=dataclasses.replace(_folder(), path=str(tmp_path / "rm"))
+    )
+    nodes = build_graph(dataclasses.replace(spec, models=models))
+    assert [n.name for n in nodes] == ["data", "sft", "ppo.1", "evaluate", "export"]
+    ppo = next(n for n in nodes if n.kind == "ppo")
+    assert str(tmp_path / "rm") in ppo.files
+    assert "reward" not in ppo.inputs
+
+
+def _folder():
+    from toolkit.spec.schema import ModelFolder
+
+    return ModelFolder()
+
+
+@pytest.mark.parametrize(
+    ("override", "gone"),
+    [("sft=null", "sft"), ("ppo=null", "ppo.1"), ("evaluate=null", "evaluate")],
+)
+def test_a_section_that_is_null_has_no_stage(tmp_path, override, gone):
+    extra = ["evaluate=null", "export=null"] if override == "ppo=null" else []
+    names = [n.name for n in build_graph(load(tmp_path, [override, *extra]).spec)]
+    assert gone not in names
+
+
+def test_until_takes_a_name_or_a_kind(tmp_path):
+    nodes = build_graph(load(tmp_path).spec)
+    assert [n.name for n in select(nodes, "reward")] == STAGES[:5]
+    assert select(nodes, "reward.1") == select(nodes, "reward")
+    with pytest.raises(ValueError, match=r"no stage 'rewards'; its stages are data, sft"):
+        select(nodes, "rewards")
+
+
+def test_data_files_and_plug_ins_are_named():
+    data = Data(demonstrations=DataFile(path="d.jsonl"), prompts=DataFile(path="p.jsonl"))
+    spec = Spec(data=data, ppo=Ppo())
+    nodes = {n.kind: n for n in build_graph(spec)}
+    assert nodes["data"].files == ("d.jsonl", "p.jsonl")
+
+
+def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path):
+    """A key that no slice holds would change results without running anything."""
+    from toolkit.pipeline.identity import spec_slice
+
+    spec = load(tmp_path, ["pretrain={}"]).spec
+    covered = set()
+    for node in build_graph(spec):
+        covered |= set(spec_slice(spec, node.paths))
+    every = set()
+    for field in dataclasses.fields(spec):
+        every |= set(flatten(getattr(spec, field.name), field.name))
+    left = {path.split(".")[0] for path in every - covered}
+    # hardware and seed are parts of their own; reward.gate judges only.
+    assert left == {"schema", "extends", "out", "checkpoint", "log", "hardware", "seed", "reward"}
+    assert {p for p in every - covered if p.startswith("reward")} == {"reward.gate.accuracy"}
