@@ -1,0 +1,200 @@
+"""The page: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from toolkit.report import plots, tables
+from toolkit.report.findings import before_after, decisive
+from toolkit.report.load import Record, Run
+from toolkit.report.markup import esc, figure, folded, sample, section, table, tile, win_bar
+from toolkit.report.numbers import duration, interval, is_number, memory, percent, plain
+from toolkit.report.panels import PPO_MACHINE, PPO_MAIN, TRAINING, Panel
+from toolkit.report.style import CSS
+from toolkit.report.table import stage_rows
+
+
+def render_page(report: Record, run: Run) -> str:
+    """Return the whole report as one HTML document."""
+    parts = [
+        _head(report),
+        _comparison(report["evaluation"]),
+        _samples(report["samples"]),
+        _ppo(report, run),
+        _reward(report["accuracy"]),
+        section("Training", _panels(TRAINING, run)),
+        _cost(report),
+        _settings(report, run),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(report['name'])}: report</title><style>{CSS}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
+    )
+
+
+def _head(report: Record) -> str:
+    warned = "".join(
+        f'<div class="warning {esc(w["kind"])}"><b>{esc(w["stage"])}:</b> {esc(w["text"])}</div>'
+        for w in report["warnings"]
+    )
+    lacking = "".join(f"<li>{esc(text)}</li>" for text in report["missing"])
+    if lacking:
+        lacking = f'<div class="missing"><b>Not there yet</b><ul>{lacking}</ul></div>'
+    tiles = "".join(_tiles(report))
+    tiles = f'<div class="tiles">{tiles}</div>' if tiles else ""
+    return (
+        f'<header><p class="name">{esc(report["name"])}, seed {esc(report["seed"])}</p>'
+        f"<h1>{esc(report['headline'])}</h1></header>"
+        f"{warned}{lacking}{tiles}"
+    )
+
+
+def _tiles(report: Record) -> Iterable[str]:
+    evaluation = report["evaluation"]
+    sft, ppo = before_after(evaluation)
+    for judge, result in (evaluation.get("judges") or {}).items():
+        if judge == "oracle":
+            tone = (
+                "good"
+                if (result.get("low") or 0) > 0.5
+                else "bad"
+                if (result.get("high") or 1) < 0.5
+                else ""
+            )
+            more = f"95 % {interval(result.get('low'), result.get('high'))}, {judge}"
+            yield tile("PPO wins against SFT", percent(result.get("win_rate")), more, tone)
+    for key, what, better in (
+        ("oracle", "Oracle score", 1),
+        ("exact", "Exact answers", 1),
+        ("reward", "Reward model's score", 0),
+        ("perplexity", "Pretraining perplexity", 0),
+    ):
+        if is_number(sft.get(key)) and is_number(ppo.get(key)):
+            yield _before_after(key, what, sft[key], ppo[key], better)
+    if is_number(ppo.get("kl")):
+        yield tile("KL spent", plain(ppo["kl"]), "nats per answer, to the reference")
+    held_out = report["accuracy"].get("valid") or {}
+    if is_number(held_out.get("accuracy")):
+        more = f"of {plain(held_out.get('pairs'))} held-out comparisons"
+        yield tile("Reward model is right on", percent(held_out["accuracy"], 1), more)
+    spent = [s["seconds"] for s in report["stages"] if is_number(s["seconds"])]
+    if spent:
+        yield tile("Time", duration(sum(spent)), f"{len(spent)} stages")
+
+
+def _before_after(key: str, what: str, before: float, after: float, better: int) -> str:
+    show = percent if key == "exact" else plain
+    tone = "good" if better and after > before else "bad" if better and after < before else ""
+    return tile(what, f"{show(before)} \u2192 {show(after)}", "SFT \u2192 PPO", tone)
+
+
+def _comparison(evaluation: Record) -> str:
+    header, rows = tables.comparison(evaluation)
+    models = evaluation.get("models") or {}
+    names = [
+        (n, {"sft": "SFT"}.get(n, "PPO")) for n in ("sft", decisive(evaluation)) if n in models
+    ]
+    bars = "".join(win_bar(j, r) for j, r in (evaluation.get("judges") or {}).items())
+    wins = f'<div class="wins">{bars}</div>' if bars else ""
+    judges = figure(
+        plots.draw_judges(models, names),
+        "What the reward model thinks, and what is true",
+        "Both must rise. The reward model up and the oracle down is over-optimisation.",
+        "judges",
+    )
+    kinds = table(*tables.by_kind(evaluation))
+    prompts = plain(evaluation.get("prompts"))
+    note = f"On {prompts} held-out prompts; a tie counts one half. * marks the weights that decide."
+    body = (
+        f'<div class="two"><div>{table(header, rows)}</div><div>{wins}{judges}</div></div>'
+        if rows
+        else wins
+    )
+    return section("SFT against PPO", body, kinds, note=note if rows else "")
+
+
+def _samples(samples: list[Record]) -> str:
+    kinds = list(dict.fromkeys(str(record.get("kind", "")) for record in samples))
+    parts = []
+    for kind in kinds:
+        title = f"<h3>{esc(kind)}</h3>" if kind else ""
+        parts.append(title + "".join(sample(r) for r in samples if str(r.get("kind", "")) == kind))
+    few = "".join(parts[:1]) if len(kinds) == 1 and len(samples) <= 6 else ""
+    if few or not samples:
+        return section("Answers side by side", few)
+    shown = "".join(sample(record) for record in samples[:3])
+    rest = folded(f"All {len(samples)} prompts", "".join(parts))
+    return section(
+        "Answers side by side",
+        shown,
+        rest,
+        note="The same held-out prompts, answered by both models.",
+    )
+
+
+def _ppo(report: Record, run: Run) -> str:
+    front = figure(
+        plots.draw_frontier(report["frontier"]),
+        "KL-reward frontier",
+        "Each dot is an iteration, later ones darker: how much score was bought with how much KL.",
+        "wide",
+    )
+    main = _panels(PPO_MAIN, run)
+    machine = folded("PPO's inner workings", _panels(PPO_MACHINE, run))
+    return section("PPO", main, front, machine)
+
+
+def _panels(panels: Iterable[Panel], run: Run) -> str:
+    drawn = [
+        figure(plots.draw_panel(panel, run.last(panel.kind).metrics), panel.title, panel.caption)
+        for panel in panels
+    ]
+    return f'<div class="plots">{"".join(drawn)}</div>' if any(drawn) else ""
+
+
+def _reward(accuracy: Record) -> str:
+    rows = table(("comparisons", "ordered rightly", "pairs"), tables.accuracies(accuracy))
+    offset = accuracy.get("score_offset")
+    centred = (
+        f"Centred: {plain(offset)} was subtracted, so that demonstrations average 0."
+        if is_number(offset)
+        else ""
+    )
+    drawn = figure(
+        plots.draw_histogram(accuracy.get("histogram") or {}), "Scores of held-out answers", centred
+    )
+    return section(
+        "Reward model",
+        f'<div class="two"><div>{rows}</div><div>{drawn}</div></div>' if rows else drawn,
+    )
+
+
+def _cost(report: Record) -> str:
+    rows = stage_rows(report)
+    known = [s for s in report["stages"] if is_number(s["seconds"])]
+    total = ("all", "", "", duration(sum(s["seconds"] for s in known)))
+    peak = memory(
+        max((s["peak_memory"] for s in known if is_number(s["peak_memory"])), default=None)
+    )
+    whole = [*rows, (*total, peak)] if len(known) > 1 else rows
+    return section(
+        "Time and memory", table(("stage", "state", "steps", "time", "peak memory"), whole)
+    )
+
+
+def _settings(report: Record, run: Run) -> str:
+    data = folded("Data: read, kept, dropped", table((), tables.flat(report["data"]), "words"))
+    results = {s["name"]: s["summary"] for s in report["stages"] if s["name"] != "evaluate"}
+    figures = folded("Figures of each stage", table((), tables.flat(results), "words"))
+    header = ("metric", "first", "last", "smallest", "largest", "count")
+    ranges = [
+        (f"{stage}: {name}", *(plain(r[k]) for k in ("first", "last", "min", "max", "count")))
+        for stage, metrics in report["metrics"].items()
+        for name, r in metrics.items()
+    ]
+    every = folded("Every metric", table(header, ranges))
+    spec = folded("Resolved spec", f"<pre>{esc(run.text)}</pre>" if run.text else "")
+    lock = folded("Versions, seed and machine", table((), tables.flat(report["lock"]), "words"))
+    return section("Data and settings", data, figures, every, spec, lock)

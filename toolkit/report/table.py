@@ -1,0 +1,72 @@
+"""The report in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.report import tables
+from toolkit.report.load import Record
+from toolkit.report.numbers import duration, memory
+from toolkit.report.summary import summarize
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_summary(run_dir: str | Path, console: Console | None = None) -> None:
+    """Print how the run in `run_dir` came out; raises as `load_run`."""
+    print_report(summarize(run_dir), console)
+
+
+def print_report(report: Record, console: Console | None = None) -> None:
+    """Print a report made by `build_report`."""
+    from rich.console import Console
+    from rich.text import Text
+
+    out = console or Console()
+    out.print(Text(f"\n{report['name']}: {report['headline']}", style="bold"))
+    for warned in report["warnings"]:
+        out.print(Text(f"warning, {warned['stage']}: {warned['text']}", style="yellow"))
+    for text in report["missing"]:
+        out.print(Text(f"not yet: {text}", style="dim"))
+    header, rows = tables.comparison(report["evaluation"])
+    if rows:
+        _print(out, header, rows)
+        out.print(Text("* these weights decide the win rate", style="dim"))
+    wins = tables.win_rates(report["evaluation"])
+    if wins:
+        head = ("judge", "PPO wins", "95 %", "wins", "ties", "losses")
+        _print(out, head, wins)
+    accuracies = tables.accuracies(report["accuracy"])
+    if accuracies:
+        _print(out, ("reward model orders rightly", "accuracy", "pairs"), accuracies)
+    _print(out, ("stage", "state", "steps", "time", "peak memory"), stage_rows(report))
+
+
+def stage_rows(report: Record) -> list[tuple[str, ...]]:
+    """Return (stage, state, steps, time, peak memory) for each stage."""
+    return [
+        (
+            stage["name"],
+            stage["state"],
+            str(stage["steps"] or ""),
+            duration(stage["seconds"]),
+            memory(stage["peak_memory"]),
+        )
+        for stage in report["stages"]
+    ]
+
+
+def _print(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, title in enumerate(header):
+        table.add_column(Text(title), justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)

@@ -1,0 +1,107 @@
+"""Rows of the report's tables as text, shared by the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from toolkit.report.findings import decisive
+from toolkit.report.load import Record
+from toolkit.report.numbers import interval, is_number, percent, plain, signed
+
+Row = tuple[str, ...]
+
+LABELS = {"base": "base", "sft": "SFT", "ppo_ema": "PPO (EMA)", "ppo_last": "PPO (last)"}
+
+QUALITIES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("oracle", "oracle score", plain),
+    ("exact", "exact answers", lambda v: percent(v, 1)),
+    ("reward", "reward model's score", plain),
+    ("kl", "KL, nats per answer", plain),
+    ("length", "length, tokens", plain),
+    ("eos_rate", "ended by end-of-text", lambda v: percent(v, 1)),
+    ("perplexity", "pretraining perplexity", plain),
+)
+
+
+def comparison(evaluation: Record) -> tuple[Row, list[Row]]:
+    """Return (header, rows) of SFT against PPO; last, the change from SFT to deciding weights."""
+    models = evaluation.get("models") or {}
+    names = [n for n in LABELS if n in models] + [n for n in models if n not in LABELS]
+    if not names:
+        return (), []
+    chosen = decisive(evaluation)
+    titles = (f"{LABELS.get(n, n)}{' *' if n == chosen else ''}" for n in names)
+    header = ("", *titles, "change")
+    rows = []
+    for key, label, show in QUALITIES:
+        values = [models[n].get(key) for n in names]
+        if any(is_number(v) for v in values):
+            before, after = (models.get(m, {}).get(key) for m in ("sft", chosen))
+            rows.append((label, *map(show, values), _change(before, after, show)))
+    return header, rows
+
+
+def _change(before: Any, after: Any, show: Callable[[Any], str]) -> str:
+    if not (is_number(before) and is_number(after)):
+        return ""
+    change = float(after) - float(before)
+    return signed(change) if show is plain else f"{100 * change:+.1f} points"
+
+
+def win_rates(evaluation: Record) -> list[Row]:
+    """Return (judge, win rate, 95 % interval, wins, ties, losses) for each judge."""
+    rows = []
+    for judge, result in (evaluation.get("judges") or {}).items():
+        counts = (plain(result.get(name)) for name in ("wins", "ties", "losses"))
+        bounds = interval(result.get("low"), result.get("high"))
+        rows.append((judge, percent(result.get("win_rate"), 1), bounds, *counts))
+    return rows
+
+
+def accuracies(accuracy: Record) -> list[Row]:
+    """Return (which comparisons, accuracy, number of pairs) of the reward model."""
+    rows = []
+    for key, label in (("valid", "held-out"), ("train", "training")):
+        if key in accuracy:
+            rows.append(_accuracy_row(label, accuracy[key]))
+    for key, label in (("by_k", "held-out, K = {}"), ("by_length", "held-out, length {}")):
+        for name, value in (accuracy.get(key) or {}).items():
+            rows.append(_accuracy_row(label.format(name), value))
+    for name, value in (accuracy.get("by_labeler") or {}).items():
+        rows.append(_accuracy_row(f"held-out, labeler {name}", value))
+    return rows
+
+
+def _accuracy_row(label: str, value: Any) -> Row:
+    record = value if isinstance(value, dict) else {"accuracy": value}
+    return (label, percent(record.get("accuracy"), 1), plain(record.get("pairs")))
+
+
+def by_kind(evaluation: Record) -> tuple[Row, list[Row]]:
+    """Return (header, rows) of oracle scores by kind of instruction; ((), []) without."""
+    kinds = evaluation.get("by_kind") or {}
+    names = [n for n in LABELS if any(n in kind for kind in kinds.values())]
+    if not names:
+        return (), []
+    header = ("kind of instruction", "prompts", *(LABELS[n] for n in names))
+    rows = [
+        (kind, plain(value.get("prompts")), *(_kind_score(value.get(n)) for n in names))
+        for kind, value in kinds.items()
+    ]
+    return header, rows
+
+
+def _kind_score(value: Any) -> str:
+    return plain(value.get("oracle") if isinstance(value, dict) else value)
+
+
+def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Return a nested record as (dotted name, text) rows."""
+    if isinstance(value, dict):
+        return [
+            row for k, v in value.items() for row in flat(v, f"{prefix}.{k}" if prefix else str(k))
+        ]
+    if isinstance(value, list):
+        return [(prefix, ", ".join(map(str, value)))]
+    return [(prefix, plain(value) if isinstance(value, float) else str(value))]
