@@ -67,15 +67,15 @@ def test_explained_variance_follows_from_the_statistics():
     )
 
 
-def test_variance_survives_a_large_mean():
-    # fp32 values around 4096 with a spread of 1: sums of squares in fp32 would lose it all
-    values, old, returns, mask = make_inputs(5000)
-    values, returns = values + 4096, returns + 4096
-    _, stats = rk.value_loss(values, old + 4096, returns, mask, cliprange_value=0.25)
-    assert_near_truth(stats["values_var"], values[mask].double().var(correction=0))
-    assert_near_truth(
-        stats["returns_var"], returns[mask].double().var(correction=0), floor=FLOOR_NATS * 4
-    )
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.float32, 2.0**12), (torch.float64, 2.0**26)])
+def test_variance_survives_a_large_mean(dtype, offset):
+    # a spread of 1 around the offset: plain sums of squares would lose it in either type
+    values, old, returns, mask = make_inputs(5000, dtype=dtype)
+    values, old, returns = (t + offset for t in (values, old, returns))
+    _, stats = rk.value_loss(values, old, returns, mask, cliprange_value=0.25)
+    for name, tensor in (("values_var", values), ("returns_var", returns)):
+        truth = (tensor[mask].double() - offset).var(correction=0)
+        assert_near_truth(stats[name], truth, floor=FLOOR_NATS * 4)
 
 
 def test_masked_tokens_are_never_read():
