@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from typing import Any, Protocol
 
 import torch
@@ -36,7 +35,10 @@ class Stage(Protocol):
 
 
 def run_stage(ctx: StageContext) -> StageResult:
-    """Run `ctx.kind` to its end; the same bits whether or not it was killed on the way."""
+    """Run `ctx.kind` to its end; the same bits whether or not it was killed on the way.
+
+    The checkpoints stay: the pipeline removes them once the result counts as finished.
+    """
     configure(ctx)
     stage: Stage = importlib.import_module(f"toolkit.stages.{ctx.kind}").STAGE(ctx)
     ctx.work.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,6 @@ def run_stage(ctx: StageContext) -> StageResult:
         )
     gate = _steps(ctx, stage, saves, done, total)
     result = stage.finish()
-    shutil.rmtree(saves.folder, ignore_errors=True)
     if gate is not None:
         return StageResult(summary=result.summary, warnings=(*result.warnings, gate), gate=gate)
     return result
