@@ -1,0 +1,287 @@
+"""Records to token ids, divided into training and held-out; every rule that drops a record counts it.
+
+A record is held out when blake2b(seed, its user, or its prompt where it has no user) falls below `data.split.valid`. So the
+division depends on no order, the same user or prompt falls on the same side in every file, and a training prompt that is held
+out under another user is dropped. A task divides its own prompts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from toolkit.data.formats import (
+    Read,
+    Record,
+    iterate_texts,
+    read_demonstrations,
+    read_prompts,
+    read_rankings,
+    settings_of,
+    shorten,
+)
+from toolkit.data.seeds import share
+from toolkit.data.tasks.base import EOS, Example, Task
+from toolkit.data.template import Template, make_template
+from toolkit.data.tokenize import Text, load_text, make_text
+from toolkit.spec.errors import DataError, Problem, SpecError
+from toolkit.spec.schema import Spec
+
+Side = Literal["train", "valid"]
+Tokenized = dict[str, Any]
+
+HELD_OUT = "prompt also held out"
+
+
+@dataclass
+class Prepared:
+    """What the data stage writes, pretraining text aside.
+
+    Args:
+        records: kind ("demonstrations", "prompts") -> side -> records; "rankings" -> "all" -> records.
+        counts: kind -> read, kept, train, valid, and each rule's drops.
+        warnings: sentences a user should read.
+    """
+
+    records: dict[str, dict[str, list[Tokenized]]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Part:
+    kind: str
+    found: Read[Record]
+    sides: list[Side]
+
+
+def load_run_text(spec: Spec, task: Task | None = None) -> Text:
+    """Return the run's tokenizer and template: text.tokenizer, else the base model's folder, else the task's.
+
+    Raises:
+        SpecError: there is none of the three, or the template is wrong.
+        DataError: the folder holds no usable tokenizer.
+    """
+    folder = spec.text.tokenizer or spec.models.base.path
+    default = task.template if task is not None else None
+    if folder is not None:
+        return load_text(folder, spec.text, default)
+    if task is None:
+        fix = "set text.tokenizer to a tokenizer folder, or models.base.path to a model with one"
+        raise SpecError([Problem("spec", 0, 0, "text.tokenizer", f"there is no tokenizer; {fix}")])
+    template: Template = make_template(spec.text.template, default=default)
+    return make_text(task.tokenizer(), template, EOS)
+
+
+def load_task(spec: Spec) -> Task | None:
+    """Return the run's task, or None when it reads files."""
+    if spec.data.task is None:
+        return None
+    from toolkit.data.tasks import make_task
+
+    return make_task(spec.data.task)
+
+
+def prepare(spec: Spec, text: Text, task: Task | None = None) -> Prepared:
+    """Read, check, tokenize and divide demonstrations, prompts and rankings.
+
+    Args:
+        spec: the resolved spec.
+        text: the run's tokenizer and template.
+        task: the run's task; None reads the files of `spec.data`.
+
+    Raises:
+        DataError: every problem of every file.
+    """
+    parts = _task_parts(spec, task) if task is not None else _file_parts(spec)
+    problems = [problem for part in parts for problem in part.found.problems]
+    out = Prepared(warnings=[note for part in parts for note in part.found.notes])
+    held = {
+        record.prompt
+        for part in parts
+        for record, side in zip(part.found.records, part.sides, strict=True)
+        if side == "valid"
+    }
+    for part in parts:
+        problems += _tokenize_part(spec, text, part, held, out)
+    if not problems:
+        problems = _left_empty(parts, out)
+    if problems:
+        raise DataError(problems)
+    out.warnings += _warnings(text, out)
+    return out
+
+
+def _task_parts(spec: Spec, task: Task) -> list[_Part]:
+    examples = task.demonstrations()
+    held = task.valid_demonstrations(round(spec.data.split.valid * len(examples)))
+
+    def part(kind: str, train: list[Record], valid: list[Record]) -> _Part:
+        sides: list[Side] = [*["train"] * len(train), *["valid"] * len(valid)]  # type: ignore[list-item]
+        records = train + valid
+        return _Part(kind, Read(f"task {task.name}", records, len(records)), sides)
+
+    def demonstrate(pairs: list[Example]) -> list[Record]:
+        return [Record(0, prompt, (response,)) for prompt, response in pairs]
+
+    return [
+        part("demonstrations", demonstrate(examples), demonstrate(held)),
+        part(
+            "prompts",
+            [Record(0, p) for p in task.prompts()],
+            [Record(0, p) for p in task.valid_prompts()],
+        ),
+    ]
+
+
+def _file_parts(spec: Spec) -> list[_Part]:
+    readers: dict[str, Callable[[Any], Read[Record]]] = {
+        "demonstrations": read_demonstrations,
+        "prompts": read_prompts,
+        "rankings": read_rankings,
+    }
+    parts = []
+    for kind, read in readers.items():
+        file = getattr(spec.data, kind)
+        if file is not None:
+            found = read(settings_of(file))
+            parts.append(_Part(kind, found, [side_of(spec, record) for record in found.records]))
+    return parts
+
+
+def side_of(spec: Spec, record: Record) -> Side:
+    """Say on which side of the split a file's record falls."""
+    by_user = spec.data.split.by == "user" and record.user is not None
+    owner = ("user", record.user) if by_user else ("prompt", record.prompt)
+    return "valid" if share(spec.seed, "split", *owner) < spec.data.split.valid else "train"
+
+
+def _tokenize_part(
+    spec: Spec, text: Text, part: _Part, held: set[str], out: Prepared
+) -> list[Problem]:
+    sides: dict[str, list[Tokenized]] = {"train": [], "valid": []}
+    dropped = Counter(part.found.dropped)
+    problems = []
+    for record, side in zip(part.found.records, part.sides, strict=True):
+        if side == "train" and record.prompt in held:
+            if part.kind != "rankings":
+                dropped[HELD_OUT] += 1
+                continue
+            side = "valid"
+        try:
+            tokenized = _tokenize(spec, text, record, dropped)
+        except _BadText as error:
+            problems.append(Problem(part.found.file, record.line, 0, error.field, str(error)))
+            continue
+        if tokenized is not None:
+            sides[side].append(tokenized)
+    if part.kind == "rankings":
+        rows = [row | {"split": side} for side, rows in sides.items() for row in rows]
+        out.records["rankings"] = {"all": rows}
+    else:
+        out.records[part.kind] = sides
+    kept = {side: len(rows) for side, rows in sides.items()}
+    out.counts[part.kind] = {"read": part.found.read, "kept": sum(kept.values()), **kept, **dropped}
+    return shorten(problems)
+
+
+class _BadText(ValueError):
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def _tokenize(spec: Spec, text: Text, record: Record, dropped: Counter[str]) -> Tokenized | None:
+    """Return the record with its ids, or None after counting why it is dropped.
+
+    Raises:
+        _BadText: a text holds a special token, or something the tokenizer has no token for.
+    """
+    for name, content in iterate_texts(record):
+        if (token := text.find_special(content)) is not None:
+            raise _BadText(
+                name, f"holds the special token {token!r}, which would end or hide text; remove it"
+            )
+    limit = spec.text.max_prompt
+    prompt_ids = _ids("prompt", lambda: text.encode_prompt(record.prompt, record.messages))
+    if not prompt_ids:
+        raise _BadText("prompt", "has no tokens; expected text that the tokenizer knows")
+    if len(prompt_ids) > limit:
+        dropped[f"prompt over {limit} tokens"] += 1
+        return None
+    base = {"prompt": record.prompt, "prompt_ids": prompt_ids}
+    if not record.responses:
+        return base
+    limit = spec.text.max_response
+    encoded = [
+        _ids("response", lambda answer=answer: text.encode_response(answer))
+        for answer in record.responses
+    ]
+    fits = [at for at, ids in enumerate(encoded) if len(ids) <= limit]
+    if not record.ranks:
+        if not fits:
+            dropped[f"response over {limit} tokens"] += 1
+            return None
+        return base | {"response": record.responses[0], "response_ids": encoded[0]}
+    if len(fits) < len(encoded):
+        dropped[f"answers over {limit} tokens"] += len(encoded) - len(fits)
+    if len(fits) < 2:
+        dropped[f"fewer than 2 answers within {limit} tokens"] += 1
+        return None
+    ranking = {
+        "responses": [record.responses[at] for at in fits],
+        "responses_ids": [encoded[at] for at in fits],
+        "finished": [True] * len(fits),
+        "ranks": [record.ranks[at] for at in fits],
+    }
+    return base | ranking | ({} if record.labeler is None else {"labeler": record.labeler})
+
+
+def _ids(name: str, encode: Callable[[], list[int]]) -> list[int]:
+    try:
+        return encode()
+    except ValueError as error:
+        raise _BadText(name, str(error)) from error
+
+
+def _left_empty(parts: Iterable[_Part], out: Prepared) -> list[Problem]:
+    problems = []
+    for part in parts:
+        counts = out.counts[part.kind]
+        if counts["train"] == 0 and part.kind != "rankings" or counts["kept"] == 0:
+            left = "nothing is left" if counts["kept"] == 0 else "nothing is left to train on"
+            message = (
+                f"{left} of {part.kind}: {summary_of(counts)}; relax the rule that dropped them"
+            )
+            problems.append(Problem(part.found.file, 0, 0, "", message))
+    return problems
+
+
+def summary_of(counts: dict[str, int]) -> str:
+    """Write counts as `12 read, 10 train, 1 valid, 1 prompt over 16 tokens`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if name != "kept")
+
+
+def _warnings(text: Text, out: Prepared) -> list[str]:
+    """Say what was dropped, what has no held-out records, and whether the tokenizer loses text."""
+    said = []
+    for kind, counts in out.counts.items():
+        rules = {
+            k: v for k, v in counts.items() if v and k not in ("read", "kept", "train", "valid")
+        }
+        if rules:
+            said.append(f"{kind}: dropped " + ", ".join(f"{v} {k}" for k, v in rules.items()))
+        if kind == "prompts" and counts["valid"] == 0:
+            said.append(
+                "prompts: none are held out, so nothing can be evaluated; raise data.split.valid"
+            )
+    shown = out.records.get("demonstrations", {}).get("train", [])[:32]
+    lossy = next((row["response"] for row in shown if not text.round_trips(row["response"])), None)
+    if lossy is not None:
+        said.append(
+            f"the tokenizer does not give {Path(text.folder or '.').name!r} text back unchanged: {lossy[:60]!r}"
+        )
+    return said

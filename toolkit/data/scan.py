@@ -1,0 +1,132 @@
+"""What `check` and `plan` know of the data without torch: counts and problems, cached by what the answer depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.spec.errors import DataError, Problem, SpecError
+from toolkit.spec.schema import Spec
+
+VERSION = 1
+"""Part of every cached answer's name; raised when the rules change."""
+
+
+@dataclass
+class Scan:
+    """What the data holds.
+
+    Args:
+        counts: kind -> read, kept, train, valid and each rule's drops; pretrain: read, characters.
+        problems: everything wrong; nothing can run while there is one.
+        warnings: sentences a user should read.
+        cached: whether this answer was kept from an earlier scan.
+    """
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    cached: bool = False
+
+
+def scan(spec: Spec) -> Scan:
+    """Read, check, tokenize and count a run's data; an answer without problems is kept for the next time.
+
+    Args:
+        spec: the resolved spec.
+    """
+    beside = cache_folder() / f"{_key(spec)}.json"
+    try:
+        return Scan(**json.loads(beside.read_text(encoding="utf-8")), cached=True)
+    except (OSError, ValueError, TypeError):
+        found = _scan(spec)
+    if not found.problems:
+        _keep(beside, found)
+    return found
+
+
+def cache_folder() -> Path:
+    """Return where scans are kept: rlhf-toolkit/scan in XDG_CACHE_HOME, by default ~/.cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "rlhf-toolkit" / "scan"
+
+
+def _scan(spec: Spec) -> Scan:
+    from toolkit.data.prepare import load_run_text, load_task, prepare
+    from toolkit.data.pretrain_text import load_documents
+
+    found = Scan()
+    task = None
+    try:
+        task = load_task(spec)
+        prepared = prepare(spec, load_run_text(spec, task), task)
+        found.counts, found.warnings = dict(prepared.counts), list(prepared.warnings)
+    except (DataError, SpecError) as error:
+        found.problems += error.problems
+    if task is None:
+        try:
+            documents, counts = load_documents(spec)
+            if counts:
+                found.counts["pretrain"] = counts | {"characters": sum(map(len, documents))}
+        except DataError as error:
+            found.problems += error.problems
+    return found
+
+
+def _keep(beside: Path, found: Scan) -> None:
+    """Write the answer whole or not at all; without a writable cache the next scan runs again."""
+    value = asdict(found)
+    del value["cached"], value["problems"]
+    new = beside.with_suffix(f".{os.getpid()}")
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(json.dumps(value), encoding="utf-8")
+        new.replace(beside)
+    except OSError:
+        new.unlink(missing_ok=True)
+
+
+def _key(spec: Spec) -> str:
+    """Return a digest of everything the answer depends on: settings, and the contents of every file."""
+    settings = json.dumps(
+        [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path],
+        sort_keys=True,
+    )
+    whole = hashlib.blake2b(settings.encode(), digest_size=16)
+    for path in _files(spec):
+        whole.update(str(path).encode())
+        if path.is_file():
+            with path.open("rb") as stream:
+                whole.update(hashlib.file_digest(stream, "blake2b").digest())
+    return whole.hexdigest()
+
+
+def _files(spec: Spec) -> Iterator[Path]:
+    named: list[Any] = [
+        spec.data.demonstrations,
+        spec.data.prompts,
+        spec.data.rankings,
+        spec.data.pretrain,
+    ]
+    for file in named:
+        if file is not None:
+            path = Path(file.path)
+            yield from sorted(path.rglob("*")) if path.is_dir() else [path]
+    if spec.data.task is not None and spec.data.task.fn is not None:
+        yield Path(spec.data.task.fn.rpartition(":")[0])
+    if spec.text.template is not None and spec.text.template.endswith(".jinja"):
+        yield Path(spec.text.template)
+    folder = spec.text.tokenizer or spec.models.base.path
+    if folder is not None:
+        for pattern in (
+            "tokenizer*.json",
+            "special_tokens_map.json",
+            "chat_template.jinja",
+            "template.json",
+        ):
+            yield from sorted(Path(folder).glob(pattern))
