@@ -1,0 +1,71 @@
+"""Every stage's mathematics goes through rlhf_kernels: without a kernel its stage cannot run."""
+
+import pytest
+
+import rlhf_kernels as rk
+from tests.end_to_end import SPEC, run_tiny
+from toolkit.spec.load import load_spec
+from toolkit.stages import StageContext, execute
+
+READS = {
+    "pretrain": ("data",),
+    "sft": ("data", "pretrain"),
+    "reward": ("data", "pretrain", "sft", "label"),
+    "ppo": ("data", "pretrain", "sft", "reward"),
+    "evaluate": ("data", "pretrain", "sft", "reward", "ppo"),
+}
+USED = [
+    ("pretrain", "cross_entropy"),
+    ("pretrain", "gather_logprobs"),
+    ("sft", "cross_entropy"),
+    ("sft", "gather_logprobs"),
+    ("reward", "ranking_loss"),
+    ("ppo", "gather_logprobs"),
+    ("ppo", "shaped_rewards"),
+    ("ppo", "gae"),
+    ("ppo", "token_kl"),
+    ("ppo", "ppo_loss_from_logits"),
+    ("ppo", "value_loss"),
+    ("ppo", "cross_entropy"),
+    ("ppo", "explained_variance"),
+    ("evaluate", "gather_logprobs"),
+    ("evaluate", "token_kl"),
+]
+
+
+class TakenAwayError(Exception):
+    """Raised in place of a kernel."""
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    run_tiny(out)
+    return out / "stages"
+
+
+def context(stages, kind, work, *overrides):
+    folder = {k: stages / (f"{k}.1" if k in ("label", "reward", "ppo") else k) for k in READS[kind]}
+    spec = load_spec(SPEC, list(overrides)).spec
+    return StageContext(
+        spec=spec, name=kind, kind=kind, round=1, work=work, inputs=folder, threads=2
+    )
+
+
+@pytest.mark.parametrize(("kind", "op"), USED)
+def test_a_stage_without_its_kernel_cannot_run(stages, kind, op, tmp_path, monkeypatch):
+    def taken_away(*args, **kwargs):
+        raise TakenAwayError(op)
+
+    monkeypatch.setattr(rk, op, taken_away)
+    with pytest.raises(TakenAwayError, match=op):
+        execute(context(stages, kind, tmp_path / "work"))
+
+
+def test_whitened_rewards_go_through_the_kernel(stages, tmp_path, monkeypatch):
+    def taken_away(*args, **kwargs):
+        raise TakenAwayError("whiten")
+
+    monkeypatch.setattr(rk, "whiten", taken_away)
+    with pytest.raises(TakenAwayError):
+        execute(context(stages, "ppo", tmp_path / "work", "ppo.whiten=both"))
