@@ -14,7 +14,7 @@ from torch.nn import functional
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
 from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
-from rlhf_kernels.bench.providers import differentiate, make_compiled, make_gpu_only
+from rlhf_kernels.bench.providers import Function, differentiate, make_compiled, make_gpu_only
 from rlhf_kernels.reference.gather_logprobs import gather_logprobs as reference
 
 NAMES = ("logprobs", "entropy", "logsumexp")
@@ -118,7 +118,7 @@ def make_backward_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
     leaf = inputs.make_logits(*shape, dtype).requires_grad_()
     targets = inputs.make_targets(leaf.detach())
 
-    def call(function) -> Results:
+    def call(function: Function) -> Results:
         return differentiate(-function(leaf, targets)[0].sum(), leaf)
 
     return Case(

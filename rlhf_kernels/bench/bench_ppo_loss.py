@@ -10,7 +10,7 @@ from torch import Tensor
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
 from rlhf_kernels.bench.cases import Case, Settings
-from rlhf_kernels.bench.providers import differentiate, race
+from rlhf_kernels.bench.providers import Function, differentiate, race
 from rlhf_kernels.reference.ppo_loss import ppo_loss as reference
 
 CLIPRANGE = 0.2
@@ -53,7 +53,7 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
     leaf = inputs.make_near(old).requires_grad_()
     advantages = inputs.make_normal(*shape, dtype=dtype)
 
-    def call(function) -> dict[str, Tensor]:
+    def call(function: Function) -> dict[str, Tensor]:
         loss, approxkl, clipfrac = function(leaf, old, advantages, mask)
         return differentiate(loss, leaf, approxkl=approxkl, clipfrac=clipfrac)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
 from rlhf_kernels.bench.cases import Case, Settings
-from rlhf_kernels.bench.providers import differentiate, race
+from rlhf_kernels.bench.providers import Function, differentiate, race
 from rlhf_kernels.reference.value_loss import value_loss as reference
 
 CLIPRANGE = 0.2
@@ -51,7 +51,7 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
     leaf = inputs.make_near(old, spread=0.3).requires_grad_()
     returns = inputs.make_near(old, spread=1.0, seed=7)
 
-    def call(function) -> dict[str, Tensor]:
+    def call(function: Function) -> dict[str, Tensor]:
         loss, clipfrac = function(leaf, old, returns, mask)
         return differentiate(loss, leaf, clipfrac=clipfrac)
 

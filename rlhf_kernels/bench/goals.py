@@ -80,6 +80,8 @@ def judge(goal: Goal, rows: Sequence[Row]) -> Verdict:
         and (row.shape, row.dtype, row.mask_share) == (SHAPE, goal.dtype, 1.0)
         and row.provider in goal.providers
         and row.ratio is not None
+        and row.ratio_p10 is not None
+        and row.ratio_p90 is not None
     ]
     text = f"{goal.text}, {goal.dtype}"
     limit = f"{'<=' if goal.at_most else '>='} {goal.limit:g}"

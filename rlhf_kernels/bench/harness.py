@@ -58,9 +58,8 @@ def measure(case: Case, settings: Settings, machine: Machine) -> list[Row]:
     del truth
     cold = case.bytes_read + case.bytes_written > COLD_BYTES / 4
     run_rounds(list(runners.values()), settings.seconds, cold)
-    ours = runners.get(OURS)
     return [
-        make_row(case, provider, runners.get(provider.name), ours, machine, cold)
+        make_row(case, runners[provider.name], runners[OURS], machine, cold)
         if provider.name in runners
         else make_empty_row(case, provider.name, reasons[provider.name])
         for provider in case.providers
@@ -195,14 +194,12 @@ def make_empty_row(case: Case, provider: str, note: str) -> Row:
     )
 
 
-def make_row(
-    case: Case, provider: Provider, runner: Runner, ours: Runner, machine: Machine, cold: bool
-) -> Row:
+def make_row(case: Case, runner: Runner, ours: Runner, machine: Machine, cold: bool) -> Row:
     """Return the row of a provider that ran."""
     median, p10, p90 = percentiles(runner.samples)
     pairs = (mine / base for mine, base in zip(runner.samples, ours.samples, strict=True))
     ratio, ratio_p10, ratio_p90 = percentiles(pairs)
-    empty = make_empty_row(case, provider.name, provider.note)
+    empty = make_empty_row(case, runner.provider.name, runner.provider.note)
     limit = find_limit(case, machine)
     measured = {
         "runs": len(runner.samples),

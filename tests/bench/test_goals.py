@@ -1,0 +1,62 @@
+"""Goals are judged from rows: met, missed, or not measured."""
+
+import io
+
+import pytest
+
+from rlhf_kernels.bench.goals import judge_all, make_goals, print_goals
+from rlhf_kernels.bench.rows import Row
+
+
+def make_row(goal, ratio, **changes):
+    fields = {
+        "op": goal.case[0],
+        "mode": goal.case[1],
+        "provider": goal.providers[0],
+        "shape": "512x50257",
+        "dtype": goal.dtype,
+        "ratio": ratio,
+        "ratio_p10": None if ratio is None else 0.9 * ratio,
+        "ratio_p90": None if ratio is None else 1.1 * ratio,
+    }
+    return Row(**(fields | changes))
+
+
+@pytest.fixture(params=range(len(make_goals())))
+def number(request):
+    return request.param
+
+
+def threshold(goal):
+    return 1 / goal.limit if goal.at_most else goal.limit
+
+
+def test_goal_is_met_just_above_its_limit_and_missed_just_below(number):
+    goal = make_goals()[number]
+    above = judge_all([make_row(goal, 1.01 * threshold(goal))])[number]
+    below = judge_all([make_row(goal, 0.99 * threshold(goal))])[number]
+    assert (above.met, below.met) == (True, False)
+    assert above.low < above.measured < above.high
+
+
+def test_fastest_of_the_others_decides():
+    goals = make_goals()
+    number = next(i for i, goal in enumerate(goals) if len(goal.providers) > 1)
+    goal = goals[number]
+    first, second = goal.providers[:2]
+    rows = [make_row(goal, 1000.0, provider=first), make_row(goal, 1.0, provider=second)]
+    assert judge_all(rows)[number].met is False
+
+
+@pytest.mark.parametrize("change", [{"shape": "8x50257"}, {"mask_share": 0.5}, {"ratio": None}])
+def test_other_cases_do_not_count(number, change):
+    goal = make_goals()[number]
+    verdict = judge_all([make_row(goal, **({"ratio": 1000.0} | change))])[number]
+    assert verdict.met is None
+    assert verdict.measured is None
+
+
+def test_table_says_what_was_not_measured():
+    out = io.StringIO()
+    print_goals(judge_all([]), out)
+    assert out.getvalue().count("not measured in this run") == len(make_goals())
