@@ -46,7 +46,13 @@ def test_values_equal_the_files(finished: Any) -> None:
         "count": 60,
     }
     assert report["frontier"] == [
-        [line["step"], line["objective/kl"], line["objective/score"]] for line in lines
+        {
+            "step": line["step"],
+            "kl": line["objective/kl"],
+            "score": line["objective/score"],
+            "oracle": line["objective/oracle"],
+        }
+        for line in lines
     ]
     seconds = {stage["name"]: stage["seconds"] for stage in report["stages"]}
     assert seconds == dict.fromkeys((node.name for node in finished.nodes.values()), 12.5)

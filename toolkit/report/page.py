@@ -107,12 +107,11 @@ def _comparison(evaluation: Record) -> str:
     kinds = table(*tables.by_kind(evaluation))
     prompts = plain(evaluation.get("prompts"))
     note = f"On {prompts} held-out prompts; a tie counts one half. * marks the weights that decide."
-    body = (
-        f'<div class="two"><div>{table(header, rows)}</div><div>{wins}{judges}</div></div>'
-        if rows
-        else wins
-    )
-    return section("SFT against PPO", body, kinds, note=note if rows else "")
+    if not rows:
+        return section("SFT against PPO", wins)
+    left, right = table(header, rows) + kinds, wins + judges
+    body = f'<div class="two"><div>{left}</div><div>{right}</div></div>'
+    return section("SFT against PPO", body, note=note)
 
 
 def _samples(samples: list[Record]) -> str:
@@ -138,7 +137,8 @@ def _ppo(report: Record, run: Run) -> str:
     front = figure(
         plots.draw_frontier(report["frontier"]),
         "KL-reward frontier",
-        "Each dot is an iteration, later ones darker: how much score was bought with how much KL.",
+        "What was bought with how much KL. Each dot is an iteration, later ones fuller. The oracle "
+        "falling while the reward model rises is over-optimisation.",
         "wide",
     )
     main = _panels(PPO_MAIN, run)

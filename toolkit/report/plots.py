@@ -72,11 +72,29 @@ def draw_panel(panel: Panel, metrics: Sequence[Record]) -> str:
                 panel.level, color="#94a3b8", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1
             )
         if panel.log and all(y > 0 for _, points in drawn for _, y in points):
-            axes.set_yscale("log")
-        axes.set_xlabel("iteration" if panel.kind == "ppo" else "step")
-        if len(drawn) > 1:
-            axes.legend(loc="best", ncols=len(drawn))
+            _make_log(axes)
+        _finish_axes(axes, "iteration" if panel.kind == "ppo" else "step", len(drawn))
         return inline(figure, panel.kind + panel.title)
+
+
+def _make_log(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _finish_axes(axes: Axes, label: str, lines: int) -> None:
+    """Whole numbers below; the legend above, where it covers nothing."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel(label)
+    if lines > 1:
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 0.99), "borderpad": 0.1}
+        axes.legend(ncols=lines, handlelength=1.4, columnspacing=1.4, **place)
 
 
 def curve(metrics: Sequence[Record], name: str) -> list[tuple[float, float]]:
@@ -113,22 +131,39 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in spans]
 
 
-def draw_frontier(points: Sequence[Sequence[float]]) -> str:
-    """Return score against KL over PPO as SVG, from [step, kl, score]; "" below two points."""
+def draw_frontier(points: Sequence[Record]) -> str:
+    """Return what PPO bought with its KL as SVG: the reward model's score, beside it the oracle's.
+
+    Args:
+        points: {"step", "kl", "score", "oracle"?} of each iteration; "" below two of them.
+    """
     if len(points) < 2:
         return ""
-    steps, kls, scores = zip(*points, strict=True)
-    reach = len(points) // 25
-    with _figure(7.4, 3.2) as figure:
-        axes = figure.subplots()
-        axes.scatter(kls, scores, c=steps, cmap="viridis_r", s=9, alpha=0.75, linewidths=0)
-        xs, ys = running_mean(kls, reach), running_mean(scores, reach)
-        axes.plot(xs, ys, color="#0f172a", linewidth=1.2)
-        for x, y, text in ((xs[0], ys[0], "start"), (xs[-1], ys[-1], "end")):
-            axes.annotate(text, (x, y), xytext=(6, -11), textcoords="offset points", weight="bold")
-        axes.set_xlabel("KL to the reference, nats per answer")
-        axes.set_ylabel("reward model's score")
+    judges = [("score", "reward model's score", TONES["main"])]
+    if all(is_number(point.get("oracle")) for point in points):
+        judges.append(("oracle", "oracle score", TONES["second"]))
+    with _figure(4.4 * len(judges), 2.5) as figure:
+        for axes, (key, label, colour) in zip(
+            figure.subplots(1, len(judges), squeeze=False)[0], judges, strict=True
+        ):
+            _draw_path(axes, [p["kl"] for p in points], [p[key] for p in points], colour)
+            axes.set_xlabel("KL to the reference, nats per answer")
+            axes.set_title(label, fontsize=9)
         return inline(figure, "frontier")
+
+
+def _draw_path(axes: Axes, xs: Sequence[float], ys: Sequence[float], colour: str) -> None:
+    """Draw each iteration as a dot, pale to full with time, and their running mean."""
+    from matplotlib.colors import to_rgba
+
+    count = len(xs)
+    tones = [to_rgba(colour, 0.15 + 0.6 * i / count) for i in range(count)]
+    axes.scatter(xs, ys, color=tones, s=10, linewidths=0)
+    reach = max(1, count // 12)
+    smooth = list(zip(running_mean(xs, reach), running_mean(ys, reach), strict=True))
+    axes.plot(*zip(*smooth, strict=True), color="#0f172a", linewidth=1.3)
+    for place, text in ((smooth[0], "start"), (smooth[-1], "end")):
+        axes.annotate(text, place, xytext=(6, -11), textcoords="offset points", weight="bold")
 
 
 def draw_judges(models: Record, names: Sequence[tuple[str, str]]) -> str:

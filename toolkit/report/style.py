@@ -17,7 +17,7 @@ h3 { font-size: 15px; margin: 22px 0 6px; }
 p.note { color: var(--soft); margin: 2px 0 12px; max-width: 60em; }
 
 .tiles { display: grid; gap: 12px; margin: 0 0 18px; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(228px, 1fr)); }
+.tiles { grid-template-columns: repeat(auto-fill, minmax(228px, 1fr)); }
 .tile { border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
 .tile { background: var(--pale); }
 .tile .what, .tile .more { color: var(--soft); font-size: 13px; }
@@ -46,7 +46,7 @@ table.words td:first-child { white-space: nowrap; vertical-align: top; }
 .plots { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 20px 26px; }
 figure { margin: 0; display: flex; flex-direction: column; }
 figure svg { margin-top: auto; }
-figure.wide { max-width: 760px; margin-top: 22px; }
+figure.wide { max-width: 940px; margin-top: 22px; }
 figcaption { font-size: 14px; font-weight: 600; margin-bottom: 4px; }
 figcaption span { display: block; font-weight: 400; font-size: 12.5px; color: var(--soft); }
 svg { width: 100%; height: auto; display: block; }

@@ -75,13 +75,15 @@ def metric_ranges(metrics: Iterable[Record]) -> Record:
     }
 
 
-def frontier(stage: Stage) -> list[list[float]]:
-    """Return [step, KL in nats per answer, reward model's score] of each PPO iteration."""
+def frontier(stage: Stage) -> list[Record]:
+    """Return step, KL in nats per answer, score and the oracle's score of each PPO iteration."""
     points = []
     for index, line in enumerate(stage.metrics):
         kl, score = line.get("objective/kl"), line.get("objective/score")
         if is_number(kl) and is_number(score):
-            points.append([line.get("step", index), kl, score])
+            point = {"step": line.get("step", index), "kl": kl, "score": score}
+            oracle = line.get("objective/oracle")
+            points.append(point | ({"oracle": oracle} if is_number(oracle) else {}))
     return points
 
 
