@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +11,7 @@ import toolkit.stages
 from tests.pipeline.fakes import Stages, load
 from toolkit.__main__ import main
 from toolkit.cli import display
+from toolkit.data.scan import Scan
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageResult
 
@@ -22,8 +21,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     """Stages that need no torch, and data without problems."""
     fake = Stages()
     monkeypatch.setattr(toolkit.stages, "execute", fake)
-    scan = SimpleNamespace(scan=lambda spec: SimpleNamespace(counts={}, problems=()))
-    monkeypatch.setitem(sys.modules, "toolkit.data.scan", scan)
+    monkeypatch.setattr("toolkit.data.scan.scan", lambda spec: Scan())
     return fake
 
 

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 from toolkit.spec.load import Loaded, load_spec
 from toolkit.stages.context import StageContext, StageResult
@@ -79,8 +78,3 @@ def kill() -> None:
     """Die as with `kill -9`."""
     os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(60)
-
-
-def no_scan(spec: object) -> SimpleNamespace:
-    """Stand-in for the scan of data files."""
-    return SimpleNamespace(counts={}, problems=())

@@ -145,6 +145,8 @@ def _files(spec: Spec, kind: str) -> Iterable[str]:
     base = _folder(spec.models.base)
     if kind == "data":
         yield from _data_files(spec)
+        if spec.text.template is not None and spec.text.template.endswith(".jinja"):
+            yield spec.text.template
         yield from [spec.text.tokenizer] if spec.text.tokenizer else base
     elif kind == "label":
         yield from _folder(spec.label.model)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from toolkit.pipeline.counts import Counts, estimate_counts, read_counts
+from toolkit.pipeline.counts import counts_of
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.machine import Machine
 from toolkit.pipeline.runner import prepare
-from toolkit.pipeline.store import Store
 from toolkit.pipeline.work import optimizer_steps, work_text
 from toolkit.spec.errors import DataError
 from toolkit.spec.load import Loaded
@@ -48,7 +46,7 @@ class Plan:
     folder: Path
     machine: Machine
     stages: list[PlannedStage]
-    counts: dict[str, Any]
+    counts: dict[str, dict[str, int]]
     notes: list[str] = field(default_factory=list)
 
 
@@ -67,7 +65,7 @@ def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
         raise DataError(scanned.problems)
     machine, decisions = prepare(loaded, until)
     folder = Path(spec.out)
-    counts = _best_counts(spec, decisions, folder, scanned.counts)
+    counts = counts_of(scanned.counts)
     stages = [
         PlannedStage(
             decision=decision,
@@ -76,43 +74,28 @@ def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
         )
         for decision in decisions
     ]
-    notes = [*_drop_notes(scanned.counts), *_source_notes(spec)]
+    notes = [*_drop_notes(scanned.counts), *_source_notes(spec), *scanned.warnings]
     return Plan(
         folder=folder,
         machine=machine,
         stages=stages,
-        counts={name: _plain(value) for name, value in scanned.counts.items()},
+        counts=scanned.counts,
         notes=notes,
     )
 
 
-def _best_counts(
-    spec: Spec, decisions: list[Decision], folder: Path, scanned: Mapping[str, Any]
-) -> Counts:
-    """Count the finished data stage's records where it stands, else estimate from the scan."""
-    data = decisions[0]
-    if data.action == "cached":
-        return read_counts(Store(folder).folder(data.node.name))
-    return estimate_counts(spec, scanned)
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def _drop_notes(counts: Mapping[str, Any]) -> list[str]:
+def _drop_notes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Say how many records each rule dropped."""
     notes = []
     for name, numbers in counts.items():
-        if not isinstance(numbers, Mapping):
-            continue
         dropped = [f"{n} {rule}" for rule, n in numbers.items() if rule not in _NOT_DROPS and n]
         if dropped:
-            notes.append(f"{name}: {numbers.get('read', '?')} read; dropped: {', '.join(dropped)}")
+            notes.append(f"{name}: {numbers['read']} read; dropped: {', '.join(dropped)}")
     return notes
 
 
-_NOT_DROPS = ("read", "kept", "train", "valid", "tokens", "users", "characters")
+_NOT_DROPS = ("read", "kept", "train", "valid", "characters")
+"""Names in a scan's counts that are no rule; every other one counts dropped records."""
 
 
 def _source_notes(spec: Spec) -> list[str]:

@@ -87,7 +87,7 @@ def _sft(spec: Spec, counts: Counts) -> str:
     if counts.demonstrations is None:
         return _epochs(spec.sft.epochs)
     steps = sft_steps(spec.sft, counts.demonstrations)
-    return f"{_epochs(spec.sft.epochs)}, {_about(counts)}{steps} steps"
+    return f"{_epochs(spec.sft.epochs)}, {steps} steps"
 
 
 def _collect(spec: Spec, counts: Counts) -> str:
@@ -140,7 +140,3 @@ def _evaluate(spec: Spec, counts: Counts) -> str:
 
 def _epochs(number: int) -> str:
     return f"{number} epoch" + ("" if number == 1 else "s")
-
-
-def _about(counts: Counts) -> str:
-    return "" if counts.exact else "about "
