@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from toolkit.__main__ import main
 from toolkit.cli.new import shipped_specs
@@ -19,6 +21,7 @@ SOUND = "extends: tiny\nname: x\ndata: {task: {name: sort}}\ntext: {max_prompt: 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path("spec.yaml").write_text(SOUND, encoding="utf-8")
 
 
@@ -61,7 +64,7 @@ def test_check_prints_problems_on_stderr_only(capsys: pytest.CaptureFixture[str]
     assert main(["check", "spec.yaml", "ppo.kl.coeff=1", "--json", "sft.epochs=0"]) == 2
     document = json.loads(capsys.readouterr().out)
     assert not document["ok"]
-    assert [problem["path"] for problem in document["problems"]] == ["ppo.kl.coeff", "sft.epochs"]
+    assert {problem["path"] for problem in document["problems"]} == {"ppo.kl.coeff", "sft.epochs"}
     assert main(["check", "spec.yaml", "ppo.kl.coeff=1"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -88,6 +91,10 @@ def test_check_reports_bad_data_with_exit_code_3(capsys: pytest.CaptureFixture[s
     Path("d.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 20, encoding="utf-8")
     Path("oracle.py").write_text("def score(prompts, responses): ...\n", encoding="utf-8")
     Path("tokenizer").mkdir()
+    words = {"[UNK]": 0, "<|endoftext|>": 1, "a": 2, "b": 3}
+    Tokenizer(WordLevel(words, unk_token="[UNK]")).save("tokenizer/tokenizer.json")
+    settings = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    Path("tokenizer/tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     assert main(["check", "spec.yaml"]) == 3
     assert "prompts.jsonl:2" in capsys.readouterr().err
 
@@ -105,9 +112,12 @@ def test_show_deviations_lists_changes_only(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("name", list(shipped_specs()))
-def test_new_writes_a_sound_spec_under_its_own_name(name: str) -> None:
+def test_new_writes_a_sound_spec_under_its_own_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLHF_DATA", "data")
     assert main(["new", "mine.yaml", "--from", name]) == 0
-    loaded = load_spec("mine.yaml")
+    loaded = load_spec("mine.yaml", files=False)
     assert (loaded.spec.name, loaded.spec.out) == ("mine", "runs/mine")
 
 

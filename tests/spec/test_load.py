@@ -131,6 +131,8 @@ def test_environment_and_escaped_dollar(write: Write, monkeypatch: pytest.Monkey
     path = write(MINIMAL + "out: ${oc.env:RUNS}/a\ntext: {template: '\\${x} {prompt}{response}'}\n")
     spec = load_spec(path).spec
     assert spec.out == "elsewhere/a"
+    monkeypatch.delenv("RUNS")
+    assert "the environment variable RUNS is not set; export RUNS=... first" in problems(path)[0]
     assert spec.text.template == "${x} {prompt}{response}"
 
 
@@ -171,7 +173,15 @@ ODD = [None, True, -1, 1e30, "", "???", "${", "${ppo}", [], [None], {}, {"a": 1}
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
 def test_no_value_of_any_key_escapes_as_a_crash(write: Write, odd: object) -> None:
-    for path, _ in all_paths(Spec):
-        value = json.dumps(odd)
-        examined = examine_spec(write(), [f"{'.'.join(path)}={value}"])
-        assert all(problem.message for problem in examined.problems)
+    value = json.dumps(odd)
+    keys = [".".join(path) for path, info in all_paths(Spec) if info.section is None]
+    examined = examine_spec(write(), [f"{key}={value}" for key in keys])
+    assert all(problem.message for problem in examined.problems)
+
+
+@pytest.mark.parametrize("odd", ["3", "[a]", "null"])
+def test_a_section_that_is_no_section_is_one_problem(write: Write, odd: str) -> None:
+    for path, info in all_paths(Spec):
+        if info.section is not None and len(path) == 1 and not (odd == "null" and info.optional):
+            found = problems(write(), f"{path[0]}={odd}")
+            assert sum(f"  {path[0]}  " in line for line in found) == 1, found

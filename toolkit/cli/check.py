@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from toolkit.cli.parser import add_json_argument, add_spec_arguments
+from toolkit.data.scan import Scan, scan
 from toolkit.spec.errors import DataError, Problem, SpecError
 from toolkit.spec.load import Examined, examine_spec
 
@@ -31,62 +32,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, print, and return 0, 2 (spec) or 3 (data)."""
     examined = examine_spec(args.spec, args.overrides)
-    counts, data_problems = _scan(examined)
+    data = _scan(examined)
     if args.json:
-        print(json.dumps(_document(args.spec, examined.problems, data_problems, counts), indent=2))
+        print(json.dumps(_document(args.spec, examined.problems, data), indent=2))
     else:
-        _print(args.spec, examined.problems, data_problems, counts)
+        _print(args.spec, examined.problems, data)
     if examined.problems:
         return SpecError.exit_code
-    return DataError.exit_code if data_problems else 0
+    return DataError.exit_code if data.problems else 0
 
 
-def _scan(examined: Examined) -> tuple[Mapping[str, Any], Sequence[Problem]]:
+def _scan(examined: Examined) -> Scan:
     """Scan the data, unless what names it is itself wrong."""
     roots = {problem.path.split(".")[0] for problem in examined.problems}
-    if roots & {"", "data", "text", "extends"}:
-        return {}, ()
-    from toolkit.data.scan import scan
-
-    result = scan(examined.loaded.spec)
-    return result.counts, result.problems
+    if roots & {"", "data", "text", "models", "extends"}:
+        return Scan()
+    return scan(examined.loaded.spec)
 
 
-def _print(
-    spec: str,
-    problems: Sequence[Problem],
-    data_problems: Sequence[Problem],
-    counts: Mapping[str, Any],
-) -> None:
-    for problem in (*problems, *data_problems):
+def _print(spec: str, problems: Sequence[Problem], data: Scan) -> None:
+    for problem in (*problems, *data.problems):
         print(problem, file=sys.stderr)
-    total = len(problems) + len(data_problems)
+    for warning in data.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    total = len(problems) + len(data.problems)
     if total:
         print(f"{total} problem{'s' if total > 1 else ''}; nothing was run", file=sys.stderr)
         return
     print(f"{spec}: no problems")
-    for line in _count_lines(counts):
-        print(line)
+    for kind, counts in data.counts.items():
+        numbers = ", ".join(f"{name} {number}" for name, number in counts.items() if number)
+        print(f"  {kind:<16}{numbers}")
 
 
-def _count_lines(counts: Mapping[str, Any]) -> list[str]:
-    """Return a line per data file: what was read, and how many each rule dropped."""
-    lines = []
-    for name, numbers in counts.items():
-        if isinstance(numbers, Mapping):
-            numbers = ", ".join(f"{rule} {number}" for rule, number in numbers.items() if number)
-        lines.append(f"  {name:<16}{numbers}")
-    return lines
-
-
-def _document(
-    spec: str,
-    problems: Sequence[Problem],
-    data_problems: Sequence[Problem],
-    counts: Mapping[str, Any],
-) -> dict[str, Any]:
+def _document(spec: str, problems: Sequence[Problem], data: Scan) -> dict[str, Any]:
     found = [("spec", problem) for problem in problems]
-    found += [("data", problem) for problem in data_problems]
+    found += [("data", problem) for problem in data.problems]
     return {
         "spec": spec,
         "ok": not found,
@@ -101,5 +82,6 @@ def _document(
             }
             for kind, problem in found
         ],
-        "counts": dict(counts),
+        "warnings": data.warnings,
+        "counts": data.counts,
     }

@@ -27,8 +27,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("toolkit.cli.plan", "each stage: run or reuse, why, and how much work"),
     "run": ("toolkit.cli.run", "every stage; continues a run that was stopped or killed"),
     "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
-    "plan": ("toolkit.cli.plan", "each stage: run or reuse, why, and how much work"),
-    "run": ("toolkit.cli.run", "every stage; also continues a run that was stopped or killed"),
     "report": ("toolkit.cli.report", "a table, one HTML page and a JSON of how a run came out"),
     "doctor": ("toolkit.cli.doctor", "what this machine has, and what is missing"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def interpolate(tree: dict[str, Any]) -> list[tuple[Path_, str]]:
             value = _get(config, path)
             _set(tree, path, _as_plain(value))
         except OmegaConfBaseException as error:
-            failed.append((path, f"{_get(tree, path)} does not resolve: {_first_line(error)}"))
+            failed.append((path, f"{_get(tree, path)} does not resolve: {_cause(error)}"))
             _set(tree, path, None)
     return failed
 
@@ -70,6 +71,14 @@ def _grammar_problem(value: Any) -> str | None:
     except OmegaConfBaseException as error:
         return f"{value!r} is not an interpolation: {_first_line(error)}; write ${{key}} or \\${{"
     return None
+
+
+def _cause(error: Exception) -> str:
+    line = _first_line(error)
+    unset = re.search(r"Environment variable '(\w+)' not found", line)
+    if unset:
+        return f"the environment variable {unset[1]} is not set; export {unset[1]}=... first"
+    return line
 
 
 def _first_line(error: Exception) -> str:
