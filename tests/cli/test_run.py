@@ -80,10 +80,10 @@ def test_plain_lines_are_few_and_hold_the_figures(monkeypatch):
     shown.begin("ppo.1", "runs: not run yet")
     for step in range(1, 101):
         clock[0] += 1.0
-        shown.step(step, 100, {"objective/kl": 1.25, "unknown": 3.0})
+        shown.step(step, 100, {"objective/kl": 1.25, "tokens": 64.0, "unknown": 3.0})
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1 + 100 // 5
-    assert lines[-2] == "ppo.1  95/100  kl 1.25  5s left"
+    assert lines[-2] == "ppo.1  95/100  kl 1.25  64 tokens/s  5s left"
 
 
 def test_durations_are_short():

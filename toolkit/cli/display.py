@@ -14,13 +14,12 @@ PLAIN_EVERY = 5.0
 """Seconds between two plain lines of one stage."""
 
 SHOWN: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("loss", ("loss", "loss/policy/avg")),
+    ("loss", ("loss",)),
     ("accuracy", ("accuracy",)),
-    ("score", ("objective/scores", "objective/score")),
+    ("score", ("objective/score",)),
     ("oracle", ("objective/oracle", "oracle")),
     ("kl", ("objective/kl", "kl")),
-    ("ptx", ("loss/ptx", "ppo/loss/ptx", "ptx_loss")),
-    ("tokens/s", ("tokens_per_second", "tokens/s")),
+    ("ptx", ("ptx/loss",)),
 )
 """Figure -> names under which a stage may report it."""
 
@@ -46,21 +45,25 @@ def clock(seconds: float) -> str:
 
 
 class Pace:
-    """Time left of a stage, from the steps this process has seen."""
+    """Speed and time left of a stage, from the steps this process has seen."""
 
     def __init__(self) -> None:
         """Start the clock."""
         self.start = time.monotonic()
         self.first: int | None = None
+        self.tokens = 0.0
 
-    def left(self, step: int, total: int) -> str:
-        """Return the time left after `step` of `total`, "" before two steps are seen."""
+    def text(self, step: int, total: int, metrics: Mapping[str, float]) -> str:
+        """Return speed and time left, such as "5120 tokens/s  3m20s left"; "" at the first step."""
         if self.first is None:
             self.first, self.start = step, time.monotonic()
-        seen = step - self.first
-        if seen <= 0:
             return ""
-        return clock((time.monotonic() - self.start) / seen * (total - step))
+        self.tokens += metrics.get("tokens", 0.0)
+        seen, seconds = step - self.first, time.monotonic() - self.start
+        if seen <= 0 or seconds <= 0:
+            return ""
+        rate = f"{self.tokens / seconds:.0f} tokens/s" if self.tokens else f"{seen / seconds:.3g}/s"
+        return f"{rate}  {clock(seconds / seen * (total - step))} left"
 
 
 class PlainDisplay:
@@ -83,12 +86,12 @@ class PlainDisplay:
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Show a step, if the last line is old enough."""
-        left = self.pace.left(step, total)
+        pace = self.pace.text(step, total, metrics)
         if time.monotonic() - self.shown < self.every:
             return
         self.shown = time.monotonic()
-        eta = f"  {left} left" if left else ""
-        self.say(f"{self.name}  {step}/{total}  {figures(metrics)}{eta}")
+        parts = (self.name, f"{step}/{total}", figures(metrics), pace)
+        self.say("  ".join(part for part in parts if part))
 
     def end(self, name: str, outcome: str) -> None:
         """Stop showing stage `name`."""
@@ -122,24 +125,23 @@ class RichDisplay:
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
             TextColumn("{task.fields[figures]}", markup=False),
-            TextColumn("{task.fields[left]}", markup=False),
+            TextColumn("{task.fields[pace]}", markup=False),
             console=self.console,
             transient=True,
         )
-        self.task = self.progress.add_task(name, total=0, figures="", left="")
+        self.task = self.progress.add_task(name, total=0, figures="", pace="")
         self.progress.start()
 
     def step(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
         """Show a step."""
         if self.progress is None or self.task is None:
             return
-        left = self.pace.left(step, total)
         self.progress.update(
             self.task,
             completed=step,
             total=total,
             figures=figures(metrics),
-            left=f"{left} left" if left else "",
+            pace=self.pace.text(step, total, metrics),
         )
 
     def end(self, name: str, outcome: str) -> None:

@@ -86,6 +86,7 @@ class Collect:
         return {
             "answers": float(len(rows)),
             "length": float(np.mean(lengths)),
+            "tokens": float(sum(lengths)),
             "eos_rate": float(np.mean([done for _, done in answers.values()])),
         }
 

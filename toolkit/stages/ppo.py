@@ -135,7 +135,8 @@ class PPO:
         updates = self.config.inner_epochs * (self.config.batch // self.config.minibatch)
         means = {name: value / updates for name, value in sums.items()}
         self.last = experience
-        return {**objective(experience, self.config.kl.coef, self.oracle), **means, "lr": lr}
+        figures = {**objective(experience, self.config.kl.coef, self.oracle), **means, "lr": lr}
+        return figures | {"tokens": float(experience.batch.tokens)}
 
     def _sample(self, i: int) -> Experience:
         """Answer a batch of prompts with the present policy, and score the answers."""

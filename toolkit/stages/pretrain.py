@@ -66,7 +66,8 @@ class Pretrain:
         lr = self.updater.lr
         loss = backward_cross_entropy(self.policy, batch)
         check_finite(self.ctx, i, "the loss", loss, ids=batch.ids)
-        return {"loss": loss, "grad_norm": self.updater.step(), "lr": lr}
+        values = {"loss": loss, "grad_norm": self.updater.step(), "lr": lr}
+        return values | {"tokens": float(batch.tokens)}
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer, schedule."""

@@ -97,7 +97,9 @@ class Reward:
         records = [self.train[r] for r in rows]
         lr = self.updater.lr
         loss, accuracy = self._backward(i, records)
-        return {"loss": loss, "accuracy": accuracy, "grad_norm": self.updater.step(), "lr": lr}
+        values = {"loss": loss, "accuracy": accuracy, "grad_norm": self.updater.step(), "lr": lr}
+        tokens = sum(len(ids) for r in records for ids in r["responses_ids"])
+        return values | {"tokens": float(tokens)}
 
     def _backward(self, i: int, records: list[Record]) -> tuple[float, float]:
         """Accumulate gradients over micro-batches of whole prompts; return (loss, accuracy)."""

@@ -70,6 +70,7 @@ class Sft:
         loss = backward_cross_entropy(self.policy, batch)
         check_finite(self.ctx, i, "the loss", loss, ids=batch.ids)
         values = {"loss": loss, "grad_norm": self.updater.step(), "lr": lr}
+        values["tokens"] = float(batch.tokens)
         if place == self.per_epoch - 1 and self.valid:
             self.valid_loss.append(self._held_out_loss())
             values["valid_loss"] = self.valid_loss[-1]
