@@ -17,6 +17,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ToolkitError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("toolkit", "rlhf_kernels"):
+            raise
+        package = error.name.split(".")[0]
+        print(
+            f"the package {package} is not installed; run: pip install {package} "
+            "(python -m toolkit doctor lists all that is missing)",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130

@@ -147,6 +147,17 @@ def test_errors_and_interrupts_become_exit_codes(
     assert capsys.readouterr().err.startswith("accuracy 0.5 < 0.6\ninterrupted; run the same")
 
 
+def test_a_missing_package_is_named_with_its_fix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise ModuleNotFoundError("No module named 'zstandard'", name="zstandard")
+
+    monkeypatch.setattr("toolkit.__main__.dispatch", fail)
+    assert main(["check"]) == 1
+    assert "run: pip install zstandard" in capsys.readouterr().err
+
+
 def test_doctor_names_a_fix_for_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

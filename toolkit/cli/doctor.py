@@ -101,7 +101,7 @@ def _kernels() -> Line:
     if value != 0.0:
         text = f"token_kl of equal inputs gives {value}; rebuild: pip install -e ."
         return Line("missing", "kernels", text)
-    isa = getattr(kernels, "cpu_isa", None)
+    isa = getattr(kernels, "current_isa", None)
     forced = os.environ.get("RLHF_KERNELS_ISA")
     text = "built, token_kl computes" + (f", {isa()}" if isa else "")
     return Line("ok", "kernels", text + (f" (RLHF_KERNELS_ISA={forced})" if forced else ""))
