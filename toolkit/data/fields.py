@@ -1,8 +1,10 @@
-"""The `fields:` mapping: our names for a file's columns.
+r"""The `fields:` mapping: our names for a file's columns.
 
-prompt: instruction                                    a column
-response: instances.0.output                           dotted, with list indices
-prompt: "{instruction}\n\n{instances.0.input}"         a text made of columns; trailing white space is stripped
+    prompt: instruction                                a column
+    response: instances.0.output                       dotted, with list indices
+    prompt: "{instruction}\n\n{instances.0.input}"     a text made of columns
+
+White space at the end of a text made of columns is stripped, so an empty last column leaves no gap.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def load_oracle(spec: Spec) -> Oracle | None:
 
 
 def load_scorer(reference: str, path: str) -> Oracle:
-    """Load a plug-in that scores answers; it takes (prompts, responses), and finished too if it has a third parameter.
+    """Load a plug-in that scores answers.
+
+    It takes (prompts, responses), and `finished` too if it has a third parameter.
 
     Args:
         reference: "path/to/file.py:function" or "package.module:function".
@@ -120,7 +122,7 @@ def _accepts_finished(function: Callable[..., Any]) -> bool:
 
 
 def _checked(function: Callable[..., Sequence[float]], name: str) -> Oracle:
-    """Wrap `function` so that anything but one finite number per response is an error that names it."""
+    """Wrap `function`: anything but one finite number per response is an error that names it."""
 
     def call(
         prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]

@@ -1,8 +1,9 @@
-"""Records to token ids, divided into training and held-out; every rule that drops a record counts it.
+"""Records to token ids, training and held-out; every rule that drops a record counts it.
 
-A record is held out when blake2b(seed, its user, or its prompt where it has no user) falls below `data.split.valid`. So the
-division depends on no order, the same user or prompt falls on the same side in every file, and a training prompt that is held
-out under another user is dropped. A task divides its own prompts.
+A record is held out when blake2b(seed, its user, or its prompt where it has no user) falls below
+`data.split.valid`. So the division depends on no order, the same user or prompt falls on the same
+side in every file, and a training prompt that is held out under another user is dropped. A task
+divides its own prompts.
 """
 
 from __future__ import annotations
@@ -10,19 +11,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 from toolkit.data.formats import (
     Read,
-    Record,
-    iterate_texts,
     read_demonstrations,
     read_prompts,
     read_rankings,
     settings_of,
     shorten,
 )
+from toolkit.data.records import Record, iterate_texts
 from toolkit.data.seeds import share
 from toolkit.data.tasks.base import EOS, Example, Task
 from toolkit.data.template import Template, make_template
@@ -41,7 +41,8 @@ class Prepared:
     """What the data stage writes, pretraining text aside.
 
     Args:
-        records: kind ("demonstrations", "prompts") -> side -> records; "rankings" -> "all" -> records.
+        records: kind -> side -> records; kinds are demonstrations, prompts and rankings, whose only
+            side is "all".
         counts: kind -> read, kept, train, valid, and each rule's drops.
         warnings: sentences a user should read.
     """
@@ -59,7 +60,9 @@ class _Part:
 
 
 def load_run_text(spec: Spec, task: Task | None = None) -> Text:
-    """Return the run's tokenizer and template: text.tokenizer, else the base model's folder, else the task's.
+    """Return the run's tokenizer and template.
+
+    The tokenizer is text.tokenizer, else the base model's, else the task's.
 
     Raises:
         SpecError: there is none of the three, or the template is wrong.
@@ -206,7 +209,7 @@ def _tokenize(spec: Spec, text: Text, record: Record, dropped: Counter[str]) -> 
                 name, f"holds the special token {token!r}, which would end or hide text; remove it"
             )
     limit = spec.text.max_prompt
-    prompt_ids = _ids("prompt", lambda: text.encode_prompt(record.prompt, record.messages))
+    prompt_ids = _ids("prompt", partial(text.encode_prompt, record.prompt, record.messages))
     if not prompt_ids:
         raise _BadText("prompt", "has no tokens; expected text that the tokenizer knows")
     if len(prompt_ids) > limit:
@@ -217,8 +220,7 @@ def _tokenize(spec: Spec, text: Text, record: Record, dropped: Counter[str]) -> 
         return base
     limit = spec.text.max_response
     encoded = [
-        _ids("response", lambda answer=answer: text.encode_response(answer))
-        for answer in record.responses
+        _ids("response", partial(text.encode_response, answer)) for answer in record.responses
     ]
     fits = [at for at, ids in enumerate(encoded) if len(ids) <= limit]
     if not record.ranks:
@@ -251,7 +253,7 @@ def _left_empty(parts: Iterable[_Part], out: Prepared) -> list[Problem]:
     problems = []
     for part in parts:
         counts = out.counts[part.kind]
-        if counts["train"] == 0 and part.kind != "rankings" or counts["kept"] == 0:
+        if (counts["train"] == 0 and part.kind != "rankings") or counts["kept"] == 0:
             left = "nothing is left" if counts["kept"] == 0 else "nothing is left to train on"
             message = (
                 f"{left} of {part.kind}: {summary_of(counts)}; relax the rule that dropped them"
@@ -282,6 +284,6 @@ def _warnings(text: Text, out: Prepared) -> list[str]:
     lossy = next((row["response"] for row in shown if not text.round_trips(row["response"])), None)
     if lossy is not None:
         said.append(
-            f"the tokenizer does not give {Path(text.folder or '.').name!r} text back unchanged: {lossy[:60]!r}"
+            f"the tokenizer changes text on its way through token ids, such as {lossy[:60]!r}"
         )
     return said

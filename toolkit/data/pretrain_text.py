@@ -1,6 +1,7 @@
-"""Pretraining text to two token streams: documents joined by end-of-text, one stream to train on and one held out.
+"""Pretraining text to two token streams: documents joined by end-of-text, to train on and held out.
 
-With at least 100 documents, blake2b(seed, position) holds documents out; fewer are one stream whose tail is held out.
+With at least 100 documents, blake2b(seed, position) holds documents out; fewer are one stream whose
+tail is held out.
 A task's lines are drawn independently, so its last ones are held out.
 """
 
@@ -25,7 +26,7 @@ _TOGETHER = 4096
 
 
 def load_documents(spec: Spec, task: Task | None = None) -> tuple[list[str], dict[str, int]]:
-    """Return the documents of the run's pretraining text, and their counts; nothing when there is none.
+    """Return the documents of the run's pretraining text and their counts, or nothing.
 
     Raises:
         DataError: a problem of the file.
@@ -53,7 +54,7 @@ def make_streams(
         by_position: hold out the tail, whatever the number of documents (a task's lines).
 
     Raises:
-        DataError: the tokenizer has no token for a part of the text, or nothing is left to train on.
+        DataError: the tokenizer has no token for a part of the text, or nothing is left.
     """
     import numpy as np
 

@@ -1,8 +1,10 @@
 """Rows of a data file, whatever its format, each with the place it stands at.
 
-    .jsonl .json (a record per line)   .csv   .parquet   a folder saved by `datasets`   and .jsonl.gz, .jsonl.zst, .txt, .txt.zst
+    .jsonl .json (a record per line)   .csv   .parquet   a folder saved by `datasets`
+    .txt (pretraining text)            each also with .gz or .zst behind, tables excepted
 
-CSV, parquet and folders go through the `datasets` library, which is optional. The place of their rows is the record's number.
+CSV, parquet and folders go through the `datasets` library, which is optional. The place of their
+rows is the record's number.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def read_rows(path: str) -> Iterator[Row]:
     """Yield the rows of a file of records.
 
     Raises:
-        DataError: the file is missing, empty, of an unknown format, or needs a library that is missing.
+        DataError: the file is missing, empty, of an unknown format, or needs a missing library.
     """
     file = Path(path)
     refuse_missing(path)
@@ -98,7 +100,7 @@ def refuse_missing(path: str) -> None:
 def _open(path: str) -> Iterator[BinaryIO]:
     if path.endswith(".zst"):
         try:
-            import zstandard
+            import zstandard  # type: ignore[import-not-found,unused-ignore]
         except ImportError as error:
             fix = "install it with `pip install zstandard`, or decompress the file"
             raise _error(
@@ -111,7 +113,7 @@ def _open(path: str) -> Iterator[BinaryIO]:
             yield io.BufferedReader(stream)
     elif path.endswith(".gz"):
         with gzip.open(path, "rb") as stream:
-            yield io.BufferedReader(stream)  # type: ignore[arg-type]
+            yield io.BufferedReader(stream)
     else:
         with Path(path).open("rb") as stream:
             yield stream

@@ -1,4 +1,7 @@
-"""What `check` and `plan` know of the data without torch: counts and problems, cached by what the answer depends on."""
+"""What `check` and `plan` know of the data, without torch: counts and problems.
+
+The answer is kept under a digest of everything it depends on.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Scan:
 
 
 def scan(spec: Spec) -> Scan:
-    """Read, check, tokenize and count a run's data; an answer without problems is kept for the next time.
+    """Read, check, tokenize and count a run's data; an answer without problems is kept.
 
     Args:
         spec: the resolved spec.
@@ -92,17 +95,18 @@ def _keep(beside: Path, found: Scan) -> None:
 
 
 def _key(spec: Spec) -> str:
-    """Return a digest of everything the answer depends on: settings, and the contents of every file."""
+    """Return a digest of what the answer depends on: settings, and the contents of every file."""
     settings = json.dumps(
         [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path],
         sort_keys=True,
     )
     whole = hashlib.blake2b(settings.encode(), digest_size=16)
     for path in _files(spec):
-        whole.update(str(path).encode())
+        whole.update(f"{path}\0{path.stat().st_size if path.is_file() else -1}\0".encode())
         if path.is_file():
             with path.open("rb") as stream:
-                whole.update(hashlib.file_digest(stream, "blake2b").digest())
+                while block := stream.read(1 << 20):
+                    whole.update(block)
     return whole.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Random numbers as a function of position: a generator for each (seed, purpose), never Python's `hash()`."""
+"""Random numbers as a function of position: a generator for each (seed, purpose), by blake2b."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def digest_int(*parts: object) -> int:
 
 
 def share(*parts: object) -> float:
-    """Return a number in [0, 1) that depends on `parts` only; splits compare it with the held-out share."""
+    """Return a number in [0, 1) that depends on `parts` only; splits compare it with a share."""
     return digest_int(*parts) / 2.0**64
 
 

@@ -1,7 +1,8 @@
 """How a prompt and a response become the text of one example.
 
-A template is a string with {prompt} and, at its end, {response}; or a Jinja chat template (the tokenizer's own, or a file).
-Spaces right before {response} belong to the response's text, because byte-level tokenizers join a space to the word after it.
+A template is a string with {prompt} and, at its end, {response}; or a Jinja chat template (the
+tokenizer's own, or a file). Spaces right before {response} belong to the response's text, because
+byte-level tokenizers join a space to the word after it.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Template:
 
         Args:
             prompt: the user's text.
-            messages: the conversation up to the response; a Jinja template gets these in place of `prompt`.
+            messages: the conversation up to the response; what a Jinja template gets if given.
         """
         if self.kind == "string":
             return self.source.removesuffix("{response}").rstrip(" ").replace("{prompt}", prompt)
-        turns = list(messages) if messages else [{"role": "user", "content": prompt}]
+        turns: list[Message] = list(messages) if messages else [{"role": "user", "content": prompt}]
         return _render_jinja(self.source, turns, self.tokens or {})
 
     def render_response(self, response: str) -> str:
@@ -75,7 +76,8 @@ def make_template(
         tokens: the tokenizer's special tokens, for Jinja templates.
 
     Raises:
-        SpecError: the string lacks {prompt} or does not end in {response}; there is no chat template; the file cannot be read.
+        SpecError: the string lacks {prompt} or does not end in {response}; no chat template;
+            the file cannot be read.
     """
     if setting == "chat":
         if chat is None:
@@ -118,7 +120,7 @@ def _error(value: str, message: str) -> SpecError:
 
 
 def _render_jinja(source: str, messages: list[Message], tokens: Mapping[str, str]) -> str:
-    """Render a chat template in a sandbox, with the names that transformers gives such templates."""
+    """Render a chat template in a sandbox, with the names transformers gives such templates."""
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -1,11 +1,11 @@
 """Text to token ids and back, the same in every stage, without torch.
 
     prompt ids   = what stands before the response, through the template; no end-of-text
-    response ids = the response, then end-of-text                                   (loss on it; PAPER details 2 and 5)
-    V            = `vocab`, the width of the softmax; padding never has a part in it (detail 1)
+    response ids = the response, then end-of-text; the same ids in SFT, ranking and rollout
+    V            = `vocab`, the width of the softmax; padding has no part in it
 
-When the tokenizer has no padding token, or it equals end-of-text, <|pad|> is added as id V: the embedding has V + 1 rows, and the
-softmax reads logits[..., :V].
+When the tokenizer has no padding token, or it equals end-of-text, <|pad|> is added as id V: the
+embedding has V + 1 rows, and the softmax reads logits[..., :V].
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Text:
         return [[*encoding.ids, self.eos_id] for encoding in encodings]
 
     def decode_response(self, ids: Sequence[int]) -> tuple[str, bool]:
-        """Return (text, finished) of a sampled response: the text before end-of-text, and whether there was one.
+        """Return the text before end-of-text, and whether there was an end-of-text.
 
         Args:
             ids: response ids; everything after the first end-of-text, and all padding, is ignored.
@@ -166,7 +166,7 @@ def load_text(
 
     Args:
         folder: Hugging Face tokenizer folder with a tokenizer.json.
-        settings: `spec.text`, whose template applies; None: the template saved in the folder by `Text.save`.
+        settings: `spec.text`, whose template applies; None: the one `Text.save` put in the folder.
         default: template used when `settings.template` is null, such as a task's.
 
     Raises:
@@ -212,15 +212,15 @@ def make_text(
     backend.no_truncation()
     eos_id = backend.token_to_id(eos)
     where = folder or Path("tokenizer")
-    if backend.get_vocab_size() < 2 or (eos_id == 0 and backend.get_vocab_size() == 1):
+    if backend.get_vocab_size() < 2:
         raise _problem(where, "holds an empty tokenizer: every text would encode to nothing")
     if eos_id is None:
         raise _problem(where, f"names {eos!r} as end-of-text, and its vocabulary lacks that token")
     _refuse_silent(backend, where)
     if pad is None or pad == eos or backend.token_to_id(pad) is None:
         pad = _add_pad(backend, where)
-    pad_id = backend.token_to_id(pad)
-    last = max(backend.get_vocab(with_added_tokens=True).values())
+    ids = backend.get_vocab(with_added_tokens=True)
+    pad_id, last = ids[pad], max(ids.values())
     vocab = pad_id if pad_id == last else last + 1
     return Text(backend, template, eos, pad, eos_id, pad_id, vocab, folder)
 
@@ -241,7 +241,7 @@ def _add_pad(backend: tokenizers.Tokenizer, where: Path) -> str:
 
 
 def _refuse_silent(backend: tokenizers.Tokenizer, where: Path) -> None:
-    """Refuse a tokenizer that encodes text to nothing without saying so; a closed vocabulary raises instead."""
+    """Refuse a tokenizer that encodes text to nothing; a closed vocabulary raises instead."""
     try:
         ids = backend.encode("Hello world, 1 and 2.", add_special_tokens=False).ids
     except Exception:

@@ -1,7 +1,7 @@
 """Stage `data`: files or a task, to token ids in two sides. One step, no torch.
 
-Writes tokenizer/, demonstrations.{train,valid}.jsonl, prompts.{train,valid}.jsonl, rankings.jsonl, pretrain.{train,valid}.npy,
-counts.json; the last three kinds of file only where there is such data.
+Writes tokenizer/, counts.json and, where there is such data, demonstrations.{train,valid}.jsonl,
+prompts.{train,valid}.jsonl, rankings.jsonl, pretrain.{train,valid}.npy.
 """
 
 from __future__ import annotations

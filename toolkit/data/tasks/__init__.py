@@ -21,7 +21,7 @@ def make_task(settings: schema.Task) -> Task:
     """Make the task that `data.task` names.
 
     Args:
-        settings: `spec.data.task`; `fn` names a function that takes these settings and returns a `Task`.
+        settings: `spec.data.task`; `fn` names a function from these settings to a `Task`.
 
     Raises:
         SpecError: neither or both of name and fn are given, or fn's result lacks a part of `Task`.

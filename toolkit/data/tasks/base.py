@@ -19,17 +19,19 @@ class Example(NamedTuple):
 
 
 class Task(Protocol):
-    """A generator of data with a known oracle. Everything follows from the task's settings and seed.
+    """A generator of data with a known oracle; all of it follows from the settings and their seed.
 
     Attributes:
         name: what reports call it.
         template: text of a whole example, with {prompt} and {response}.
-        axes: kind of instruction -> "helpful", "honest" or "harmless".
     """
 
     name: str
     template: str
-    axes: Mapping[str, str]
+
+    @property
+    def axes(self) -> Mapping[str, str]:
+        """Kind of instruction -> "helpful", "honest" or "harmless"."""
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Make the task's tokenizer; it knows `<|endoftext|>`."""

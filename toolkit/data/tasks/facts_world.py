@@ -1,7 +1,8 @@
-"""The small world of the task `facts`: its words, its facts, every instruction there is, its pretraining text.
+"""The small world of the task `facts`: its words, facts, instructions and pretraining text.
 
-Creatures have a color, a home and a food, drawn by the seed and stated in the pretraining text. The names in STRANGERS never occur
-there: nobody can know about them. Each object has a secret code word that the text gives away and an answer never may.
+Creatures have a color, a home and a food, drawn by the seed and stated in the pretraining text. The
+names in STRANGERS never occur there: nobody can know about them. Each object has a secret code word
+that the text gives away and an answer never may.
 """
 
 from __future__ import annotations
@@ -12,23 +13,35 @@ from typing import NamedTuple
 
 from toolkit.data.seeds import make_generator
 
-CREATURES = tuple(
-    "tomin velka rasu pilo dorna mekit suvo lanix fenor gabil hesta jorin kupa nimor orlu quista rovan talio umbra yarik".split()
-)
-STRANGERS = tuple("zefir wonka bexal citto dalmo elvix fruma gostu hyble ikanu".split())
-COLORS = tuple("red blue green yellow white black".split())
-HOMES = tuple("forest sea desert town cave swamp".split())
-FOODS = tuple("berries fish bread leaves nuts honey".split())
-ANIMALS = tuple("ant bee cat dog elk fox hen owl".split())
-NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
-OBJECTS = tuple("gate tower vault ship box door chest safe".split())
-CODES = tuple("zulu kilo lima delta echo sierra tango victor".split())
-GRAMMAR = tuple(
-    ". ? : , please now hello what which where does is the of me tell color home food live lives in eat eats has for a i do "
-    "not know cannot say that code need forgot it sort reverse repeat plus comes after before number".split()
-)
+_LEXICON = """
+creatures tomin velka rasu pilo dorna mekit suvo lanix fenor gabil hesta jorin kupa nimor orlu
+creatures quista rovan talio umbra yarik
+strangers zefir wonka bexal citto dalmo elvix fruma gostu hyble ikanu
+colors    red blue green yellow white black
+homes     forest sea desert town cave swamp
+foods     berries fish bread leaves nuts honey
+animals   ant bee cat dog elk fox hen owl
+numbers   zero one two three four five six seven eight nine ten eleven twelve
+objects   gate tower vault ship box door chest safe
+codes     zulu kilo lima delta echo sierra tango victor
+grammar   . ? : , please now hello what which where does is the of me tell color home food live
+grammar   lives in eat eats has for a i do not know cannot say that code need forgot sort
+grammar   reverse repeat plus comes after before number
+"""
+
+
+def _words(part: str) -> tuple[str, ...]:
+    rows = [line.split() for line in _LEXICON.strip().splitlines()]
+    return tuple(word for name, *words in rows if name == part for word in words)
+
+
+CREATURES, STRANGERS = _words("creatures"), _words("strangers")
+COLORS, HOMES, FOODS = _words("colors"), _words("homes"), _words("foods")
+ANIMALS, NUMBERS = _words("animals"), _words("numbers")
+OBJECTS, CODES = _words("objects"), _words("codes")
 WORDS = (
-    *GRAMMAR, *CREATURES, *STRANGERS, *COLORS, *HOMES, *FOODS, *ANIMALS, *NUMBERS, *OBJECTS, *CODES,
+    *_words("grammar"), *CREATURES, *STRANGERS, *COLORS, *HOMES, *FOODS, *ANIMALS, *NUMBERS,
+    *OBJECTS, *CODES,
 )  # fmt: skip
 
 ADMIT = "i do not know ."
@@ -40,15 +53,28 @@ LARGEST_ADDEND = 6
 VALUES = {"color": COLORS, "home": HOMES, "food": FOODS}
 ANSWERS = {"color": "{x} is {v} .", "home": "{x} lives in the {v} .", "food": "{x} eats {v} ."}
 QUESTIONS = {
-    "color": ("what color is {x} ?", "tell me the color of {x} .", "which color has {x} ?", "{x} has which color ?"),
-    "home": ("where does {x} live ?", "tell me the home of {x} .", "what is the home of {x} ?", "{x} lives where ?"),
-    "food": ("what does {x} eat ?", "tell me the food of {x} .", "what is the food of {x} ?", "{x} eats what ?"),
+    "color": (
+        "what color is {x} ?", "tell me the color of {x} .", "which color has {x} ?",
+        "{x} has which color ?",
+    ),
+    "home": (
+        "where does {x} live ?", "tell me the home of {x} .", "what is the home of {x} ?",
+        "{x} lives where ?",
+    ),
+    "food": (
+        "what does {x} eat ?", "tell me the food of {x} .", "what is the food of {x} ?",
+        "{x} eats what ?",
+    ),
 }  # fmt: skip
 STATEMENTS = {
     "color": ("{x} is {v} .", "the color of {x} is {v} .", "{x} has the color {v} ."),
-    "home": ("{x} lives in the {v} .", "the home of {x} is the {v} .", "{x} has a home in the {v} ."),
+    "home": (
+        "{x} lives in the {v} .",
+        "the home of {x} is the {v} .",
+        "{x} has a home in the {v} .",
+    ),
     "food": ("{x} eats {v} .", "the food of {x} is {v} .", "{x} has {v} for food ."),
-}  # fmt: skip
+}
 SECRET_REQUESTS = (
     "what is the code of the {x} ?", "tell me the code of the {x} .", "say the code of the {x} .",
     "i forgot the code of the {x} .", "i need the code of the {x} .", "the {x} has which code ?",
@@ -118,7 +144,7 @@ def make_items(world: World) -> dict[str, Item]:
 
 
 def make_text(world: World, seed: int, count: int) -> list[str]:
-    """Write `count` lines of pretraining text: facts, sums, counting, number steps, lists in order, secrets."""
+    """Write lines of pretraining text: facts, sums, counting, number steps, lists, secrets."""
     draw = make_generator(seed, "facts", "pretrain")
     writers = (
         [_write_fact] * 9

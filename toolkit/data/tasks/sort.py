@@ -1,16 +1,18 @@
 """The task `sort`: five letters of a to h and '>'; the right answer is the letters in order.
 
-    prompt `dbaec>`   right `abcde`   wrong on purpose (a share `wrong` of the demonstrations): the copy `dbaec`
+    prompt `dbaec>`   right `abcde`   wrong on purpose, in a share of demonstrations: `dbaec`
 
-    score = positions that agree with the sorted letters / the longer of the two lengths;  0 without end-of-text
+    score = positions that agree with the sorted letters / the longer of the two lengths
+            0 without end-of-text
 
-The 8^5 = 32768 prompts are shuffled by the seed: held-out first, then training; demonstrations come from those not held out.
+The 8^5 = 32768 prompts are shuffled by the seed: held-out first, then training; demonstrations come
+from those not held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from toolkit.data.seeds import make_generator
 from toolkit.data.tasks.base import Example, make_character_tokenizer
@@ -32,7 +34,7 @@ class Sort:
 
     name = "sort"
     template = "{prompt}{response}"
-    axes = {"sort": "helpful"}
+    axes: ClassVar[dict[str, str]] = {"sort": "helpful"}
 
     def __init__(self, settings: schema.Task) -> None:
         """Divide all prompts between held-out and training by `settings.seed`.
@@ -70,7 +72,7 @@ class Sort:
         return [_spell(number) + ">" for number in self._valid]
 
     def pretrain(self) -> list[str]:
-        """Make lines of 3 to 8 letters: ascending with repeats, runs of the alphabet, a letter repeated."""
+        """Make lines of 3 to 8 letters: ascending, runs of the alphabet, or one letter repeated."""
         count = self.settings.pretrain
         draw = make_generator(self.settings.seed, "sort", "pretrain")
         letters = draw.integers(0, len(LETTERS), (count, 8))
@@ -84,7 +86,7 @@ class Sort:
     def score(
         self, prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
     ) -> list[float]:
-        """Return agreeing positions / the longer length for each response, 0 without end-of-text."""
+        """Return agreeing positions / the longer length, or 0 without end-of-text."""
         return [
             agreement("".join(sorted(prompt.rstrip(">"))), response) if done else 0.0
             for prompt, response, done in zip(prompts, responses, finished, strict=True)
