@@ -99,6 +99,33 @@ struct type_caster<rlhf::TensorView> {
 
 }  // namespace pybind11::detail
 
+namespace rlhf {
+namespace {
+
+using PolicyKernel = void (*)(const ops::PolicyTensors&, const ops::PolicyScalars&,
+                              const TensorView&, const TensorView&, const TensorView&);
+using ops::OptionalView;
+
+// The flat argument list of the operator's schema as the two structs of ops.h.
+auto flatten(PolicyKernel kernel) {
+  return [kernel](
+             const TensorView& logits, const TensorView& targets, const TensorView& old_logprobs,
+             const TensorView& advantages, const TensorView& mask, const OptionalView& ref_logprobs,
+             const OptionalView& ref_logits, const OptionalView& ptx_mask,
+             const OptionalView& temperatures, const OptionalView& denominator,
+             const OptionalView& ptx_denominator, double temperature, double cliprange,
+             double entropy_coef, double kl_coef, double ptx_coef, const std::string& kl_estimator,
+             const TensorView& loss, const TensorView& stats, const TensorView& rows) {
+    kernel({logits, targets, old_logprobs, advantages, mask, ref_logprobs, ref_logits, ptx_mask,
+            temperatures, denominator, ptx_denominator},
+           {temperature, cliprange, entropy_coef, kl_coef, ptx_coef, kl_estimator}, loss, stats,
+           rows);
+  };
+}
+
+}  // namespace
+}  // namespace rlhf
+
 PYBIND11_MODULE(_C, m) {
   using namespace rlhf;
   using Unlocked = py::call_guard<py::gil_scoped_release>;
@@ -113,5 +140,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("ranking_loss", &ops::ranking_loss, Unlocked());
   m.def("gather_logprobs", &ops::gather_logprobs, Unlocked());
   m.def("gather_logprobs_backward", &ops::gather_logprobs_backward, Unlocked());
+  m.def("ppo_loss_from_logits", flatten(&ops::ppo_loss_from_logits), Unlocked());
+  m.def("ppo_loss_from_logits_", flatten(&ops::ppo_loss_from_logits_), Unlocked());
+  m.def("ppo_loss_from_logits_backward", &ops::ppo_loss_from_logits_backward, Unlocked());
+  m.def("ppo_loss_from_logits_scale_", &ops::ppo_loss_from_logits_scale_, Unlocked());
   m.def("current_isa", &cpu::current_isa);
 }

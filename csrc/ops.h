@@ -59,4 +59,36 @@ void gather_logprobs_backward(const TensorView& grad_logprobs, const TensorView&
                               const TensorView& targets, const TensorView& rows,
                               const TensorView& grad_logits);
 
+// ppo_loss_from_logits: the trailing underscore replaces the logits by the gradient
+struct PolicyTensors {
+  TensorView logits;
+  TensorView targets;
+  TensorView old_logprobs;
+  TensorView advantages;
+  TensorView mask;
+  OptionalView ref_logprobs;
+  OptionalView ref_logits;
+  OptionalView ptx_mask;
+  OptionalView temperatures;
+  OptionalView denominator;
+  OptionalView ptx_denominator;
+};
+struct PolicyScalars {
+  double temperature;
+  double cliprange;
+  double entropy_coef;
+  double kl_coef;
+  double ptx_coef;
+  std::string kl_estimator;
+};
+void ppo_loss_from_logits(const PolicyTensors& tensors, const PolicyScalars& scalars,
+                          const TensorView& loss, const TensorView& stats, const TensorView& rows);
+void ppo_loss_from_logits_(const PolicyTensors& tensors, const PolicyScalars& scalars,
+                           const TensorView& loss, const TensorView& stats, const TensorView& rows);
+void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView& ref_logits,
+                                   const TensorView& targets, const TensorView& rows,
+                                   const TensorView& upstream, const TensorView& grad_logits);
+void ppo_loss_from_logits_scale_(const TensorView& grad, const TensorView& rows,
+                                 const TensorView& upstream);
+
 }  // namespace rlhf::ops

@@ -1,10 +1,12 @@
 """RLHF mathematics as PyTorch operators on native kernels."""
 
+from rlhf_kernels.ops.cross_entropy import cross_entropy
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.gae import gae
 from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
 from rlhf_kernels.ops.masked_mean import masked_mean
 from rlhf_kernels.ops.ppo_loss import ppo_loss
+from rlhf_kernels.ops.ppo_loss_from_logits import ppo_loss_from_logits
 from rlhf_kernels.ops.ranking_loss import ranking_loss
 from rlhf_kernels.ops.shaped_rewards import shaped_rewards
 from rlhf_kernels.ops.token_kl import token_kl
@@ -13,11 +15,13 @@ from rlhf_kernels.ops.whiten import whiten
 
 __all__ = [
     "LogProbs",
+    "cross_entropy",
     "explained_variance",
     "gae",
     "gather_logprobs",
     "masked_mean",
     "ppo_loss",
+    "ppo_loss_from_logits",
     "ranking_loss",
     "shaped_rewards",
     "token_kl",

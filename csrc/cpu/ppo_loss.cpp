@@ -4,37 +4,50 @@
 // Formula: csrc/math/ppo_loss.h.
 #include "cpu/ppo_loss.h"
 
+#include "cpu/lanes.h"
+#include "cpu/ppo_sum.h"
 #include "cpu/token_blocks.h"
 #include "dispatch.h"
 #include "math/ppo_loss.h"
-#include "math/token_kl.h"
 
 namespace rlhf::cpu {
 namespace {
 
-// A NaN enters and stays.
-inline double nan_max(double a, double b) { return b <= a || a != a ? a : b; }
+// Tokens between the arithmetic, which becomes vector code, and the fp64 sums over its results.
+constexpr int64_t kChunk = 512;
 
-struct PpoSum {
-  double loss = 0;
-  double logratio_squared = 0;
-  double k3 = 0;
-  double clipped = 0;
-  double ratio_max = 0;
-  double ratio_error = 0;  // max |ratio - 1|
-  math::ShiftedSums ratios;
-  math::Moments ratio;
-
-  void merge(const PpoSum& other) {
-    loss += other.loss;
-    logratio_squared += other.logratio_squared;
-    k3 += other.k3;
-    clipped += other.clipped;
-    ratio_max = nan_max(ratio_max, other.ratio_max);
-    ratio_error = nan_max(ratio_error, other.ratio_error);
-    ratio = math::merge(ratio, other.ratios.moments());
+template <typename T>
+PpoSum add_chunk(const T* now, const T* old, const T* advantage, const uint8_t* keep, T low, T high,
+                 int64_t length, T* grad) {
+  T logratio[kChunk], ratio[kChunk], k3[kChunk], loss[kChunk], clipped[kChunk];
+  for (int64_t i = 0; i < length; ++i) {
+    // Masked tokens are replaced, not skipped: they then add 0 to every sum but the ratio's.
+    const T logprob = keep[i] ? now[i] : T(0);
+    const T old_logprob = keep[i] ? old[i] : T(0);
+    const T a = keep[i] ? advantage[i] : T(0);
+    const auto token = math::ppo_token<T>(logprob, old_logprob, a, low, high);
+    grad[i] = token.dlogprob;
+    logratio[i] = token.logratio;
+    ratio[i] = token.ratio;
+    k3[i] = token.k3;
+    loss[i] = token.loss;
+    clipped[i] = token.clipped;
   }
-};
+  PpoSum sum;
+  sum.loss = sum_lanes(length, [&](int64_t i) { return loss[i]; });
+  sum.logratio_squared =
+      sum_lanes(length, [&](int64_t i) { return static_cast<double>(logratio[i]) * logratio[i]; });
+  sum.k3 = sum_lanes(length, [&](int64_t i) { return k3[i]; });
+  sum.clipped = sum_lanes(length, [&](int64_t i) { return clipped[i]; });
+  sum.ratio = masked_moments(ratio, keep, length);
+  for (int64_t i = 0; i < length; ++i) {
+    const T counted = keep[i] ? ratio[i] : T(0);
+    const T off = keep[i] ? std::fabs(ratio[i] - T(1)) : T(0);
+    sum.ratio_max = nan_max(sum.ratio_max, counted);
+    sum.ratio_error = nan_max(sum.ratio_error, off);
+  }
+  return sum;
+}
 
 template <typename T>
 PpoSum reduce_tokens(const TensorView& logprobs, const TensorView& old_logprobs,
@@ -50,20 +63,10 @@ PpoSum reduce_tokens(const TensorView& logprobs, const TensorView& old_logprobs,
   const int64_t count = logprobs.numel();
   return reduce_blocks<PpoSum>(
       count, kTokenBlock, count, [=](int64_t begin, int64_t end, PpoSum& sum) {
-        for (int64_t i = begin; i < end; ++i) {
-          if (!keep[i]) {
-            grad[i] = T(0);
-            continue;
-          }
-          const auto token = math::ppo_token<T>(now[i], old[i], advantage[i], low, high);
-          grad[i] = token.dlogprob;
-          sum.loss += token.loss;
-          sum.logratio_squared += static_cast<double>(token.logratio) * token.logratio;
-          sum.k3 += math::token_kl<T>(math::KlEstimator::kK3, old[i], now[i]);
-          sum.clipped += token.clipped;
-          sum.ratio_max = nan_max(sum.ratio_max, token.ratio);
-          sum.ratio_error = nan_max(sum.ratio_error, std::fabs(token.ratio - T(1)));
-          sum.ratios.add(token.ratio);
+        for (int64_t i = begin; i < end; i += kChunk) {
+          const int64_t length = end - i < kChunk ? end - i : kChunk;
+          sum.merge(
+              add_chunk(now + i, old + i, advantage + i, keep + i, low, high, length, grad + i));
         }
       });
 }

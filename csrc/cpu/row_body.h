@@ -258,6 +258,16 @@ double row_logit(const void* row, int64_t index) {
 }
 
 template <typename X, typename S>
+void row_scale(void* row, int64_t vocab, double factor_value) {
+  S* x = static_cast<S*>(row);
+  const typename X::V factor = X::set(factor_value);
+  for (int64_t i = 0; i < vocab; i += X::kWidth) {
+    store_some<X>(x + i, load_some<X>(x + i, vocab - i) * factor, vocab - i);
+  }
+}
+
+template <typename X, typename S>
 constexpr RowFunctions row_functions() {
-  return {row_state<X, S>, row_logit<X, S>, row_exact_kl<X, S>, row_gradient<X, S>};
+  return {row_state<X, S>, row_logit<X, S>, row_exact_kl<X, S>, row_gradient<X, S>,
+          row_scale<X, S>};
 }

@@ -42,6 +42,7 @@ struct RowFunctions {
   // `out` may be the row itself. ref_state is read only with a ref_row.
   void (*gradient)(const RowArgs& args, const RowState& state, const RowState* ref_state,
                    const RowGradient& gradient, void* out);
+  void (*scale)(void* row, int64_t vocab, double factor);
 };
 
 struct RowTable {

@@ -29,3 +29,8 @@ def split_temperature(temperature: float | Tensor) -> tuple[Tensor | None, float
 def dense(tensor: Tensor | None) -> Tensor | None:
     """Return the tensor made contiguous, or None."""
     return None if tensor is None else tensor.contiguous()
+
+
+def detached(tensor: Tensor | None) -> Tensor | None:
+    """Return the tensor outside the graph and contiguous, or None."""
+    return None if tensor is None else tensor.detach().contiguous()
