@@ -109,7 +109,16 @@ SAMPLES: list[Record] = [
 ]
 
 COUNTS: Record = {
-    "demonstrations": {"read": 4000, "kept": 3990, "dropped": {"prompt longer than max_prompt": 10}}
+    "demonstrations": {
+        "read": 4000,
+        "kept": 3990,
+        "train": 3600,
+        "valid": 390,
+        "prompt over 6 tokens": 8,
+        "duplicate": 2,
+    },
+    "prompts": {"read": 900, "kept": 900, "train": 800, "valid": 100, "duplicate": 0},
+    "pretrain": {"read": 20000, "tokens": 126203, "train": 113583, "valid": 12620},
 }
 
 

@@ -75,6 +75,14 @@ def test_what_is_running_now_replaces_the_outdated_result(finished: Any) -> None
     assert report["metrics"]["ppo.1"]["objective/kl"]["count"] == 9
 
 
+def test_a_result_that_is_not_the_one_the_run_wants_is_left_out(finished: Any) -> None:
+    path = finished.path / "lock.json"
+    path.write_text(json.dumps({"keys": {"sft": "key-sft", "reward.1": "of another machine"}}))
+    found = states(finished)
+    assert found["sft"] == found["label.1"] == "done"
+    assert found["reward.1"] == found["ppo.1"] == "outdated"
+
+
 def test_another_seed_makes_every_result_outdated(finished: Any) -> None:
     path = finished.path / "spec.resolved.yaml"
     path.write_text(path.read_text().replace("\nseed: 7", "\nseed: 8"))

@@ -117,6 +117,14 @@ def test_comparison_leaves_out_what_was_not_measured(evaluation: Any) -> None:
     assert labels[3:] == ["ended by end-of-text"]
 
 
+def test_counts_of_the_data_name_each_rule_that_dropped_something(finished: Any) -> None:
+    header, rows = tables.data_counts(summarize(finished.path)["data"])
+    assert header == ("", "read", "kept", "train", "valid", "tokens", "dropped")
+    dropped = "8 prompt over 6 tokens, 2 duplicate"
+    assert rows[0] == ("demonstrations", "4,000", "3,990", "3,600", "390", "", dropped)
+    assert [row[-1] for row in rows[1:]] == ["nothing", "nothing"]
+
+
 def test_oracle_scores_by_kind_of_instruction(evaluation: Any) -> None:
     assert tables.by_kind(evaluation) == ((), [])
     evaluation["by_kind"] = {

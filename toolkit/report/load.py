@@ -102,12 +102,15 @@ def load_run(folder: Path) -> Run:
 
 def _load_stages(folder: Path, spec: Spec) -> Iterable[Stage]:
     store = Store(folder)
+    wanted_keys = read_json(folder / "lock.json").get("keys") or {}
     keys: dict[str, str] = {}
     for node in build_graph(spec):
         done = read_json(store.folder(node.name) / "done.json")
-        wanted = {kind: keys.get(name) for kind, name in node.inputs.items()}
-        if done and not _outdated(done, spec_slice(spec, node.paths), wanted, spec.seed):
-            keys[node.name] = str(done.get("key"))
+        inputs = {kind: keys.get(name) for kind, name in node.inputs.items()}
+        key = str(done.get("key"))
+        fits = key == wanted_keys.get(node.name, key)
+        if done and fits and not _outdated(done, spec_slice(spec, node.paths), inputs, spec.seed):
+            keys[node.name] = key
             yield _finished(node, "done", store.folder(node.name), done)
         elif started := _newest(store.partials, node.name):
             yield _unfinished(node, started)

@@ -185,7 +185,7 @@ def _cost(report: Record) -> str:
 
 
 def _settings(report: Record, run: Run) -> str:
-    data = folded("Data: read, kept, dropped", table((), tables.flat(report["data"]), "words"))
+    data = table(*tables.data_counts(report["data"]))
     results = {s["name"]: s["summary"] for s in report["stages"] if s["name"] != "evaluate"}
     figures = folded("Figures of each stage", table((), tables.flat(results), "words"))
     header = ("metric", "first", "last", "smallest", "largest", "count")

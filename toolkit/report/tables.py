@@ -78,6 +78,18 @@ def _accuracy_row(label: str, value: Any) -> Row:
     return (label, percent(record.get("accuracy"), 1), plain(record.get("pairs")))
 
 
+def data_counts(counts: Record) -> tuple[Row, list[Row]]:
+    """Return (header, rows) of what was read, kept, used and dropped, and by which rule."""
+    columns = ("read", "kept", "train", "valid", "tokens")
+    shown = [name for name in columns if any(name in file for file in counts.values())]
+    rows = []
+    for kind, file in counts.items():
+        rules = [f"{n} {rule}" for rule, n in file.items() if rule not in columns and n]
+        numbers = (plain(file[name]) if name in file else "" for name in shown)
+        rows.append((kind, *numbers, ", ".join(rules) or "nothing"))
+    return ("", *shown, "dropped"), rows
+
+
 def by_kind(evaluation: Record) -> tuple[Row, list[Row]]:
     """Return (header, rows) of oracle scores by kind of instruction; ((), []) without."""
     kinds = evaluation.get("by_kind") or {}
