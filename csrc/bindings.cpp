@@ -144,5 +144,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("ppo_loss_from_logits_", flatten(&ops::ppo_loss_from_logits_), Unlocked());
   m.def("ppo_loss_from_logits_backward", &ops::ppo_loss_from_logits_backward, Unlocked());
   m.def("ppo_loss_from_logits_scale_", &ops::ppo_loss_from_logits_scale_, Unlocked());
+  m.def("exact_kl", &ops::exact_kl, Unlocked());
+  m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
   m.def("current_isa", &cpu::current_isa);
 }

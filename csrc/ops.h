@@ -91,4 +91,12 @@ void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView&
 void ppo_loss_from_logits_scale_(const TensorView& grad, const TensorView& rows,
                                  const TensorView& upstream);
 
+// exact_kl
+void exact_kl(const TensorView& logits, const TensorView& ref_logits, const OptionalView& mask,
+              const OptionalView& temperatures, double temperature, const TensorView& kl,
+              const TensorView& rows);
+void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
+                       const TensorView& ref_logits, const TensorView& kl, const TensorView& rows,
+                       const TensorView& grad_logits);
+
 }  // namespace rlhf::ops

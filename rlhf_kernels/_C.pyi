@@ -151,3 +151,22 @@ def ppo_loss_from_logits_backward(
     /,
 ) -> None: ...
 def ppo_loss_from_logits_scale_(grad: Tensor, rows: Tensor, upstream: Tensor, /) -> None: ...
+def exact_kl(
+    logits: Tensor,
+    ref_logits: Tensor,
+    mask: Tensor | None,
+    temperatures: Tensor | None,
+    temperature: float,
+    kl: Tensor,
+    rows: Tensor,
+    /,
+) -> None: ...
+def exact_kl_backward(
+    grad_kl: Tensor,
+    logits: Tensor,
+    ref_logits: Tensor,
+    kl: Tensor,
+    rows: Tensor,
+    grad_logits: Tensor,
+    /,
+) -> None: ...

@@ -1,6 +1,7 @@
 """RLHF mathematics as PyTorch operators on native kernels."""
 
 from rlhf_kernels.ops.cross_entropy import cross_entropy
+from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.gae import gae
 from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
@@ -16,6 +17,7 @@ from rlhf_kernels.ops.whiten import whiten
 __all__ = [
     "LogProbs",
     "cross_entropy",
+    "exact_kl",
     "explained_variance",
     "gae",
     "gather_logprobs",
