@@ -22,10 +22,9 @@ PpoSum add_chunk(const T* now, const T* old, const T* advantage, const uint8_t* 
   T logratio[kChunk], ratio[kChunk], k3[kChunk], loss[kChunk], clipped[kChunk];
   for (int64_t i = 0; i < length; ++i) {
     // Masked tokens are replaced, not skipped: they then add 0 to every sum but the ratio's.
-    const T logprob = keep[i] ? now[i] : T(0);
-    const T old_logprob = keep[i] ? old[i] : T(0);
-    const T a = keep[i] ? advantage[i] : T(0);
-    const auto token = math::ppo_token<T>(logprob, old_logprob, a, low, high);
+    const auto token =
+        math::ppo_token<T>(kept_or_zero(now[i], keep[i]), kept_or_zero(old[i], keep[i]),
+                           kept_or_zero(advantage[i], keep[i]), low, high);
     grad[i] = token.dlogprob;
     logratio[i] = token.logratio;
     ratio[i] = token.ratio;
@@ -41,10 +40,8 @@ PpoSum add_chunk(const T* now, const T* old, const T* advantage, const uint8_t* 
   sum.clipped = sum_lanes(length, [&](int64_t i) { return clipped[i]; });
   sum.ratio = masked_moments(ratio, keep, length);
   for (int64_t i = 0; i < length; ++i) {
-    const T counted = keep[i] ? ratio[i] : T(0);
-    const T off = keep[i] ? std::fabs(ratio[i] - T(1)) : T(0);
-    sum.ratio_max = nan_max(sum.ratio_max, counted);
-    sum.ratio_error = nan_max(sum.ratio_error, off);
+    sum.ratio_max = nan_max(sum.ratio_max, kept_or_zero(ratio[i], keep[i]));
+    sum.ratio_error = nan_max(sum.ratio_error, kept_or_zero(std::fabs(ratio[i] - T(1)), keep[i]));
   }
   return sum;
 }

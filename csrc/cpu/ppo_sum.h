@@ -17,9 +17,9 @@ struct PpoSum {
   double k3 = 0;
   double clipped = 0;
   double ratio_max = 0;
-  double ratio_error = 0;  // max |ratio - 1|
-  math::ShiftedSums ratios;
-  math::Moments ratio;
+  double ratio_error = 0;    // max |ratio - 1|
+  math::ShiftedSums ratios;  // added token by token
+  math::Moments ratio;       // merged
 
   // `k3` estimates KL(old || policy) at this token.
   template <typename T>
@@ -40,7 +40,7 @@ struct PpoSum {
     clipped += other.clipped;
     ratio_max = nan_max(ratio_max, other.ratio_max);
     ratio_error = nan_max(ratio_error, other.ratio_error);
-    ratio = math::merge(ratio, other.ratios.moments());
+    ratio = math::merge(ratio, math::merge(other.ratio, other.ratios.moments()));
   }
 };
 

@@ -2,6 +2,7 @@
 // The gradient is written before the division, as in ppo_loss.cpp. Formula: csrc/math/value_loss.h.
 #include "cpu/value_loss.h"
 
+#include "cpu/lanes.h"
 #include "cpu/token_blocks.h"
 #include "dispatch.h"
 #include "math/value_loss.h"
@@ -13,8 +14,6 @@ struct ValueSum {
   double loss = 0;
   double squared_error = 0;
   double clipped = 0;
-  math::ShiftedSums values;
-  math::ShiftedSums targets;
   math::Moments value;
   math::Moments target;
 
@@ -22,10 +21,36 @@ struct ValueSum {
     loss += other.loss;
     squared_error += other.squared_error;
     clipped += other.clipped;
-    value = math::merge(value, other.values.moments());
-    target = math::merge(target, other.targets.moments());
+    value = math::merge(value, other.value);
+    target = math::merge(target, other.target);
   }
 };
+
+// Tokens between the arithmetic, which becomes vector code, and the fp64 sums over its results.
+constexpr int64_t kChunk = 512;
+
+template <typename T>
+ValueSum add_chunk(const T* value, const T* old, const T* target, const uint8_t* keep, T cliprange,
+                   int64_t length, T* grad) {
+  T loss[kChunk], error[kChunk], clipped[kChunk];
+  for (int64_t i = 0; i < length; ++i) {
+    // Masked tokens are replaced, not skipped: they then add 0 to every sum.
+    const auto token =
+        math::value_token<T>(kept_or_zero(value[i], keep[i]), kept_or_zero(old[i], keep[i]),
+                             kept_or_zero(target[i], keep[i]), cliprange);
+    grad[i] = token.dvalue;
+    loss[i] = token.loss;
+    error[i] = token.squared_error;
+    clipped[i] = token.clipped;
+  }
+  ValueSum sum;
+  sum.loss = sum_lanes(length, [&](int64_t i) { return loss[i]; });
+  sum.squared_error = sum_lanes(length, [&](int64_t i) { return error[i]; });
+  sum.clipped = sum_lanes(length, [&](int64_t i) { return clipped[i]; });
+  sum.value = masked_moments(value, keep, length);
+  sum.target = masked_moments(target, keep, length);
+  return sum;
+}
 
 template <typename T>
 ValueSum reduce_tokens(const TensorView& values, const TensorView& old_values,
@@ -39,18 +64,10 @@ ValueSum reduce_tokens(const TensorView& values, const TensorView& old_values,
   const int64_t count = values.numel();
   return reduce_blocks<ValueSum>(
       count, kTokenBlock, count, [=](int64_t begin, int64_t end, ValueSum& sum) {
-        for (int64_t i = begin; i < end; ++i) {
-          if (!keep[i]) {
-            grad[i] = T(0);
-            continue;
-          }
-          const auto token = math::value_token<T>(value[i], old[i], target[i], cliprange);
-          grad[i] = token.dvalue;
-          sum.loss += token.loss;
-          sum.squared_error += token.squared_error;
-          sum.clipped += token.clipped;
-          sum.values.add(value[i]);
-          sum.targets.add(target[i]);
+        for (int64_t i = begin; i < end; i += kChunk) {
+          const int64_t length = end - i < kChunk ? end - i : kChunk;
+          sum.merge(
+              add_chunk(value + i, old + i, target + i, keep + i, cliprange, length, grad + i));
         }
       });
 }

@@ -2,6 +2,7 @@
 // read and become 0. Formula: csrc/math/whiten.h.
 #include "cpu/whiten.h"
 
+#include "cpu/lanes.h"
 #include "cpu/token_blocks.h"
 #include "dispatch.h"
 #include "math/whiten.h"
@@ -10,10 +11,9 @@ namespace rlhf::cpu {
 namespace {
 
 struct MomentSum {
-  math::ShiftedSums entries;
   math::Moments moments;
 
-  void merge(const MomentSum& other) { moments = math::merge(moments, other.entries.moments()); }
+  void merge(const MomentSum& other) { moments = math::merge(moments, other.moments); }
 };
 
 }  // namespace
@@ -27,9 +27,7 @@ void whiten(const TensorView& x, const TensorView& mask, bool shift_mean, const 
     const int64_t count = x.numel();
     const MomentSum sum = reduce_blocks<MomentSum>(
         count, kTokenBlock, count, [=](int64_t begin, int64_t end, MomentSum& block) {
-          for (int64_t i = begin; i < end; ++i) {
-            if (keep[i]) block.entries.add(entry[i]);
-          }
+          block.moments = masked_moments(entry + begin, keep + begin, end - begin);
         });
     const auto scale = math::whiten_scale(sum.moments.mean, sum.moments.variance(), shift_mean);
     parallel_ranges(count, kTokenBlock, count, [=](int64_t begin, int64_t end) {

@@ -28,7 +28,7 @@ RLHF_HD Moments merge(const Moments& a, const Moments& b) {
           a.m2 + b.m2 + gap * gap * (a.count * b.count / count)};
 }
 
-// Sums around a shift close to the data, so that one pass loses nothing to cancellation.
+// Sums of x - shift and of its square; a shift close to the data loses nothing to cancellation.
 struct ShiftedSums {
   double shift = 0;
   double count = 0;

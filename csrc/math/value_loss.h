@@ -16,21 +16,22 @@ struct ValueToken {
   T loss;
   T dvalue;
   T squared_error;
-  bool clipped;
+  T clipped;  // 1 where the clipped branch is the larger one, else 0
 };
 
 template <typename T>
 RLHF_HD ValueToken<T> value_token(T value, T old_value, T target, T cliprange) {
   const T low = old_value - cliprange;
   const T high = old_value + cliprange;
-  const T bounded = value < low ? low : (value > high ? high : value);
+  const T raised = value < low ? low : value;
+  const T bounded = raised > high ? high : raised;
   const T error = value - target;
   const T bounded_error = bounded - target;
   const T squared = error * error;
   const T bounded_squared = bounded_error * bounded_error;
   const bool use_clipped = bounded_squared > squared;
   return {T(0.5) * (use_clipped ? bounded_squared : squared), use_clipped ? T(0) : error, squared,
-          use_clipped};
+          use_clipped ? T(1) : T(0)};
 }
 
 }  // namespace rlhf::math
