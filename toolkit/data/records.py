@@ -159,16 +159,10 @@ def _messages(row: dict[str, Any]) -> list[Message]:
     if not turns:
         raise FieldError("messages", "is empty; expected a list of {role, content}")
     for at, turn in enumerate(turns):
-        if not isinstance(turn, dict):
+        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
             raise FieldError(f"messages.{at}", f"expected {{role, content}}, got {describe(turn)}")
-        _text(
-            {f"messages.{at}.{key}": turn[key] for key in ("role", "content") if key in turn},
-            f"messages.{at}.role",
-        )
-        _text(
-            {f"messages.{at}.{key}": turn[key] for key in ("role", "content") if key in turn},
-            f"messages.{at}.content",
-        )
+        for key in ("role", "content"):
+            _text({f"messages.{at}.{key}": turn[key]}, f"messages.{at}.{key}")
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 

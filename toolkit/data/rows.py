@@ -1,26 +1,27 @@
 """Rows of a data file, whatever its format, each with the place it stands at.
 
-    .jsonl .json (a record per line)   .csv   .parquet   a folder saved by `datasets`
-    .txt (pretraining text)            each also with .gz or .zst behind, tables excepted
+    .jsonl .json (a record per line)   .csv   .txt (pretraining text)   also with .gz or .zst
+    .parquet   a folder saved by `datasets`
 
-CSV, parquet and folders go through the `datasets` library, which is optional. The place of their
-rows is the record's number.
+The last two go through the `datasets` library, which is optional; the place of their rows is the
+record's number.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, NamedTuple
 
 from toolkit.spec.errors import DataError, Problem
 
 PLAIN = (".jsonl", ".json", ".ndjson")
-TABLES = (".csv", ".parquet")
 
 
 class Row(NamedTuple):
@@ -51,10 +52,12 @@ def read_rows(path: str) -> Iterator[Row]:
     kind = format_of(file)
     if kind in PLAIN:
         yield from _json_rows(path)
-    elif kind in TABLES:
-        yield from _table_rows(path, kind)
+    elif kind == ".csv":
+        yield from _csv_rows(path)
+    elif kind == ".parquet":
+        yield from _parquet_rows(path)
     else:
-        known = ", ".join((*PLAIN, *TABLES))
+        known = ", ".join((*PLAIN, ".csv", ".parquet"))
         raise _error(
             path, f"has an unknown format; expected {known}, or a folder saved by datasets"
         )
@@ -128,14 +131,13 @@ def _json_rows(path: str) -> Iterator[Row]:
 
 def _json_row(path: str, number: int, raw: bytes) -> Row:
     try:
-        value = json.loads(raw.decode("utf-8-sig"))
+        value = json.loads(raw.decode("utf-8-sig").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         message = f"is not UTF-8 at byte {error.start} of the line; save it as UTF-8"
         return Row(number, None, Problem(path, number, 0, "", message))
     except json.JSONDecodeError as error:
-        message = (
-            f'is not JSON: {error.msg}; expected one record per line, such as {{"prompt": ...}}'
-        )
+        what = error.msg.removesuffix(" at").removesuffix(" starting")
+        message = f'is not JSON: {what}; expected one record per line, such as {{"prompt": ...}}'
         return Row(number, None, Problem(path, number, error.colno, "", message))
     if not isinstance(value, dict):
         message = f"expected a record in braces, got {describe(value)}"
@@ -143,27 +145,35 @@ def _json_row(path: str, number: int, raw: bytes) -> Row:
     return Row(number, value)
 
 
-def _table_rows(path: str, kind: str) -> Iterator[Row]:
-    from tempfile import TemporaryDirectory
+def _csv_rows(path: str) -> Iterator[Row]:
+    with _open(path) as stream:
+        reader = csv.DictReader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""))
+        try:
+            for row in reader:
+                yield _csv_row(path, reader.line_num, row)
+        except UnicodeDecodeError as error:
+            line = reader.line_num + 1
+            raise _error(path, "is not UTF-8 here or below; save it as UTF-8", line) from error
+        except csv.Error as error:
+            raise _error(path, f"is not CSV: {error}", reader.line_num) from error
 
+
+def _csv_row(path: str, line: int, row: dict[Any, Any]) -> Row:
+    if None in row or None in row.values():
+        message = "has more or fewer cells than the heading; quote cells that hold commas"
+        return Row(line, None, Problem(path, line, 0, "", message))
+    return Row(line, {name: _parsed(cell) for name, cell in row.items()})
+
+
+def _parquet_rows(path: str) -> Iterator[Row]:
     datasets = _import_datasets(path)
     with TemporaryDirectory() as cache:
         try:
-            if kind == ".csv":
-                table = datasets.Dataset.from_csv(
-                    path, cache_dir=cache, dtype=str, keep_default_na=False
-                )
-            else:
-                table = datasets.Dataset.from_parquet(path, cache_dir=cache)
+            table = datasets.Dataset.from_parquet(path, cache_dir=cache)
         except Exception as error:
-            raise _error(
-                path, f"cannot be read as {kind[1:]}: {error.__cause__ or error}"
-            ) from error
+            raise _error(path, f"cannot be read as parquet: {error.__cause__ or error}") from error
         for number, row in enumerate(table, start=1):
-            yield Row(
-                number,
-                {key: _parsed(value) for key, value in row.items()} if kind == ".csv" else row,
-            )
+            yield Row(number, row)
 
 
 def _folder_rows(path: str) -> Iterator[Row]:
@@ -213,7 +223,7 @@ def describe(value: object) -> str:
         return "nothing (null)"
     shown = repr(value)
     return names.get(type(value), type(value).__name__) + (
-        f" ({shown})" if len(shown) <= 20 else ""
+        f" ({shown})" if len(shown) <= 30 else ""
     )
 
 

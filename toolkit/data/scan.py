@@ -88,6 +88,9 @@ def _keep(beside: Path, found: Scan) -> None:
     new = beside.with_suffix(f".{os.getpid()}")
     try:
         beside.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    try:
         new.write_text(json.dumps(value), encoding="utf-8")
         new.replace(beside)
     except OSError:

@@ -26,17 +26,19 @@ def make_task(settings: schema.Task) -> Task:
     Raises:
         SpecError: neither or both of name and fn are given, or fn's result lacks a part of `Task`.
     """
-    if settings.fn is not None and settings.name is None:
+    if (settings.fn is None) == (settings.name is None):
+        raise _problem(
+            "data.task", "needs a name (sort or facts) or a function in fn, and not both"
+        )
+    if settings.fn is not None:
         return _load_task(settings, settings.fn)
     if settings.name == "sort":
         from toolkit.data.tasks.sort import Sort
 
         return Sort(settings)
-    if settings.name == "facts":
-        from toolkit.data.tasks.facts import Facts
+    from toolkit.data.tasks.facts import Facts
 
-        return Facts(settings)
-    raise _problem("data.task", "needs a name (sort or facts) or a function in fn, and not both")
+    return Facts(settings)
 
 
 def _load_task(settings: schema.Task, reference: str) -> Task:

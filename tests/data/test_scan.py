@@ -1,0 +1,74 @@
+"""The scan behind check and plan: no torch, and kept until something it depends on changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toolkit.data.scan import scan
+from toolkit.spec.schema import Data, Spec, Task
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", ["sort", "facts"])
+def test_a_scan_imports_no_torch_and_no_transformers(name: str, root: Path) -> None:
+    program = (
+        "import sys\n"
+        "from toolkit.data.scan import scan\n"
+        "from toolkit.spec.schema import Data, Spec, Task\n"
+        f"found = scan(Spec(data=Data(task=Task(name={name!r}))))\n"
+        "assert found.counts['prompts']['train'] == 8192, found\n"
+        "loaded = {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_scan_is_kept_until_the_file_changes(write, spec_of) -> None:
+    path = write("p.jsonl", {"prompt": "one"})
+    spec = spec_of(prompts=path)
+    first, second = scan(spec), scan(spec)
+    assert (first.cached, second.cached) == (False, True)
+    assert second.counts == first.counts
+    assert second.warnings == first.warnings
+    Path(path).write_text('{"prompt": "two"}\n{"prompt": "six"}\n')
+    third = scan(spec)
+    assert (third.cached, third.counts["prompts"]["read"]) == (False, 2)
+
+
+def test_a_scan_is_kept_until_the_settings_change(write, spec_of) -> None:
+    spec = spec_of(prompts=write("p.jsonl", {"prompt": "one"}))
+    assert not scan(spec).cached
+    assert not scan(
+        replace(spec, text=replace(spec.text, max_prompt=2, template="{prompt}{response}"))
+    ).cached
+    assert scan(spec).cached
+
+
+def test_a_damaged_cache_is_scanned_again(cache: Path) -> None:
+    spec = Spec(data=Data(task=Task(name="sort", demonstrations=10, prompts=10, valid_prompts=10)))
+    assert not scan(spec).cached
+    (kept,) = cache.rglob("*.json")
+    kept.write_text("{")
+    assert not scan(spec).cached
+
+
+def test_a_scan_works_where_nothing_can_be_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    spec = Spec(data=Data(task=Task(name="sort", demonstrations=10, prompts=10, valid_prompts=10)))
+    assert scan(spec).counts["demonstrations"]["train"] == 10
