@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("toolkit.cli.run", "every stage; continues a run that was stopped or killed"),
     "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
     "report": ("toolkit.cli.report", "a table, one HTML page and a JSON of how a run came out"),
+    "diff": ("toolkit.cli.diff", "which stages of two runs differ, and because of what"),
+    "explain": ("toolkit.cli.explain", "what a stage was made from, why it ran, what came out"),
     "doctor": ("toolkit.cli.doctor", "what this machine has, and what is missing"),
 }
 """Command -> (module, one line for --help), in the order a user meets them."""

@@ -16,20 +16,8 @@ def value_text(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def changes(
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    running: Mapping[str, str],
-    names: Mapping[str, str],
-) -> list[str]:
-    """Return one phrase per difference, the user's own changes first.
-
-    Args:
-        old: parts in done.json.
-        new: parts of the result that is wanted.
-        running: name -> action of the stages that will not be as they were.
-        names: stage kind -> name of the stage that is read.
-    """
+def own_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one phrase per difference of a stage's own version, settings, files and hardware."""
     found: list[str] = []
     if old.get("version") != new["version"]:
         found.append(f"stage version {old.get('version')} -> {new['version']}")
@@ -37,9 +25,25 @@ def changes(
     found += _file_changes(old.get("files", {}), new["files"])
     if old.get("seed") != new["seed"]:
         found.append(f"seed {old.get('seed')} -> {new['seed']}")
-    found += _flat_changes(old.get("hardware", {}), new["hardware"], "hardware.")
-    found += _input_changes(old.get("inputs", {}), new["inputs"], running, names)
-    return found
+    return found + _flat_changes(old.get("hardware", {}), new["hardware"], "hardware.")
+
+
+def changes(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    running: Mapping[str, str],
+    names: Mapping[str, str],
+) -> list[str]:
+    """Return one phrase per difference, the stage's own first, then those of what it reads.
+
+    Args:
+        old: parts in done.json.
+        new: parts of the result that is wanted.
+        running: name -> action of the stages before it.
+        names: stage kind -> name of the stage that is read.
+    """
+    inputs = _input_changes(old.get("inputs", {}), new["inputs"], running, names)
+    return own_changes(old, new) + inputs
 
 
 def sentence(phrases: list[str]) -> str:
