@@ -7,7 +7,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "cpu/rows.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -146,5 +145,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("ppo_loss_from_logits_scale_", &ops::ppo_loss_from_logits_scale_, Unlocked());
   m.def("exact_kl", &ops::exact_kl, Unlocked());
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
-  m.def("current_isa", &cpu::current_isa);
+  m.def("current_isa", &ops::current_isa);
 }

@@ -99,4 +99,7 @@ void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
                        const TensorView& ref_logits, const TensorView& kl, const TensorView& rows,
                        const TensorView& grad_logits);
 
+// The instruction set of the row kernels on this machine: "avx512", "avx2" or "baseline".
+const char* current_isa();
+
 }  // namespace rlhf::ops

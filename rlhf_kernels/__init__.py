@@ -1,5 +1,6 @@
 """RLHF mathematics as PyTorch operators on native kernels."""
 
+from rlhf_kernels._registry import current_isa
 from rlhf_kernels.ops.cross_entropy import cross_entropy
 from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
@@ -17,6 +18,7 @@ from rlhf_kernels.ops.whiten import whiten
 __all__ = [
     "LogProbs",
     "cross_entropy",
+    "current_isa",
     "exact_kl",
     "explained_variance",
     "gae",

@@ -149,7 +149,8 @@ def test_an_exempt_file_has_a_limit_too(plant, monkeypatch):
 
 def test_long_functions_are_found(plant):
     body = "    x = 1\n"
-    tree = plant({"toolkit/a.py": "def f():\n" + body * 60 + "def g():\n" + body * 3})
+    text_of_f = '    """Do.\n\n    More.\n    """\n'
+    tree = plant({"toolkit/a.py": "def f():\n" + text_of_f + body * 60 + "def g():\n" + body * 3})
     first, median = text.check_functions(tree)
     assert first == "toolkit/a.py:1: f has 61 lines, at most 60"
     assert median == "toolkit/: the median function has 32.5 lines"

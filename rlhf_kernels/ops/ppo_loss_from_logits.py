@@ -186,7 +186,10 @@ def ppo_loss_from_logits(
         ptx_coef,
         kl_estimator,
     )
-    loss, values = _InPlace.apply(*arguments) if inplace else _forward(*arguments)[:2]
+    if inplace:
+        loss, values = _InPlace.apply(*arguments)  # type: ignore[no-untyped-call]
+    else:
+        loss, values, _ = _forward(*arguments)
     stats = dict(zip(STATS, values.unbind(), strict=True))
     if ref_logprobs is None and ref_logits is None:
         del stats["kl"]

@@ -102,7 +102,7 @@ def test_tables_read_as_json_lines_do(kind: str, write, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the datasets library is not installed")
     rows = [
         {"prompt": 'Q, "1"', "responses": ["a", "b"], "ranks": [1, 1]},
-        {"prompt": "7", "responses": ["é", "d"], "ranks": [2, 1]},
+        {"prompt": "7", "responses": ["\u00e9", "d"], "ranks": [2, 1]},
     ]
     expected = [record[1:] for record in read_rankings(settings(write("a.jsonl", *rows))).records]
     datasets.disable_progress_bars()

@@ -57,7 +57,7 @@ PYTHON: dict[str, Floor] = {
     "toolkit.data.batches": Floor("toolkit.training.random toolkit.data toolkit.spec"),
     "toolkit.spec": Floor(light=True),
     # rlhf_kernels: what an op means to PyTorch. Only the registry touches the native module.
-    "rlhf_kernels": Floor("rlhf_kernels.ops"),
+    "rlhf_kernels": Floor("rlhf_kernels.ops rlhf_kernels._registry"),
     "rlhf_kernels.ops": Floor("rlhf_kernels._registry"),
     "rlhf_kernels._registry": Floor("rlhf_kernels._C"),
     "rlhf_kernels.reference": Floor(),
