@@ -1,4 +1,5 @@
-// The row kernels for AVX-512 (F, DQ, BW, VL). This file alone is compiled for it.
+// The row kernels for AVX-512 (F, DQ, BW, VL), and with its bfloat16 conversion where the machine
+// has that. This file alone is compiled for them.
 #include <math.h>
 #include <stdint.h>
 
@@ -29,11 +30,15 @@ struct Avx512 : FloatScalars {
   static void store(Bf16* pointer, V value) {
     const __m512i bits = _mm512_castps_si512(value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pointer),
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    // A NaN is quiet here, so its upper half is one too; rounding could carry it to zero.
+    const __mmask16 number = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
+    const __m512i rounded = _mm512_mask_add_epi32(bits, number, bits, bias);
+    const __m512i upper_halves =
+        _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x001f001d, 0x001b0019, 0x00170015, 0x00130011,
+                         0x000f000d, 0x000b0009, 0x00070005, 0x00030001);
+    const __m512i packed = _mm512_permutexvar_epi16(upper_halves, rounded);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pointer), _mm512_castsi512_si256(packed));
   }
   static void store(Fp16* pointer, V value) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(pointer),
@@ -69,6 +74,15 @@ struct Avx512 : FloatScalars {
   static double highest(V a) { return _mm512_reduce_max_ps(a); }
 };
 
+// Rounds to bfloat16 in one instruction; a subnormal becomes 0.
+struct Avx512Bf16 : Avx512 {
+  using Avx512::store;
+  static void store(Bf16* pointer, V value) {
+    const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(pointer), bits);
+  }
+};
+
 #include "cpu/row_body.h"
 
 }  // namespace
@@ -76,6 +90,11 @@ struct Avx512 : FloatScalars {
 const RowTable kRowTableAvx512 = {
     "avx512",
     {row_functions<Avx512, float>(), row_functions<Avx512, Bf16>(), row_functions<Avx512, Fp16>()}};
+
+const RowTable kRowTableAvx512Bf16 = {
+    "avx512bf16",
+    {row_functions<Avx512, float>(), row_functions<Avx512Bf16, Bf16>(),
+     row_functions<Avx512, Fp16>()}};
 
 }  // namespace rlhf::cpu
 #endif

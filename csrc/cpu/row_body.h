@@ -195,24 +195,37 @@ struct GradientConstants {
   typename X::V max, scale, a, b, c, inverse, shift;
 };
 
+template <typename X, bool kEntropy, bool kReference>
+inline typename X::V gradient_of(typename X::V x, typename X::V y, const GradientConstants<X>& k) {
+  using V = typename X::V;
+  const V t = X::bounded((x - k.max) * k.scale);
+  const V e = X::exp2(t);
+  V factor = k.a;
+  if (kEntropy) factor = k.b * t + factor;
+  if (!kReference) return e * factor;
+  // Where p is 0 the difference may be infinite or NaN, and contributes nothing.
+  const V zero = X::set(0.0), d = (y - x) * k.inverse + k.shift;
+  return X::select_less(zero, e, e * (k.c * d + factor), X::select_nan(e, e, zero));
+}
+
 template <typename X, bool kEntropy, bool kReference, typename S>
 void gradient_pass(const S* x, const S* y, int64_t vocab, const GradientConstants<X>& k, S* out) {
   using V = typename X::V;
-  for (int64_t i = 0; i < vocab; i += X::kWidth) {
-    const int64_t left = vocab - i;
-    const V value = load_some<X>(x + i, left);
-    const V t = X::bounded((value - k.max) * k.scale);
-    const V e = X::exp2(t);
-    V factor = k.a;
-    if (kEntropy) factor = k.b * t + factor;
-    V result = e * factor;
-    if (kReference) {
-      const V d = (load_some<X>(y + i, left) - value) * k.inverse + k.shift;
-      // Where p is 0 the difference may be infinite or NaN, and contributes nothing.
-      result =
-          X::select_less(X::set(0.0), e, e * (k.c * d + factor), X::select_nan(e, e, X::set(0.0)));
-    }
-    store_some<X>(out + i, result, left);
+  int64_t i = 0;
+  // Both loads before both stores: `out` may be `x`, so the compiler cannot move them.
+  for (; i + 2 * X::kWidth <= vocab; i += 2 * X::kWidth) {
+    const int64_t j = i + X::kWidth;
+    const V x0 = X::load(x + i), x1 = X::load(x + j);
+    const V y0 = kReference ? X::load(y + i) : x0, y1 = kReference ? X::load(y + j) : x1;
+    const V g0 = gradient_of<X, kEntropy, kReference>(x0, y0, k);
+    const V g1 = gradient_of<X, kEntropy, kReference>(x1, y1, k);
+    X::store(out + i, g0);
+    X::store(out + j, g1);
+  }
+  for (; i < vocab; i += X::kWidth) {
+    const V value = load_some<X>(x + i, vocab - i);
+    const V ref = kReference ? load_some<X>(y + i, vocab - i) : value;
+    store_some<X>(out + i, gradient_of<X, kEntropy, kReference>(value, ref, k), vocab - i);
   }
 }
 

@@ -53,5 +53,6 @@ struct RowTable {
 extern const RowTable kRowTableBaseline;
 extern const RowTable kRowTableAvx2;
 extern const RowTable kRowTableAvx512;
+extern const RowTable kRowTableAvx512Bf16;
 
 }  // namespace rlhf::cpu

@@ -5,34 +5,40 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace rlhf::cpu {
 namespace {
 
-bool machine_has(const char* isa) {
+bool machine_has(std::string_view isa) {
 #if defined(__x86_64__)
-  if (std::strcmp(isa, "avx512") == 0) {
+  if (isa == "avx512bf16") {
+    return machine_has("avx512") && __builtin_cpu_supports("avx512bf16");
+  }
+  if (isa == "avx512") {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   }
-  if (std::strcmp(isa, "avx2") == 0) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == "avx2") {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
   }
 #endif
-  return std::strcmp(isa, "baseline") == 0;
+  return isa == "baseline";
 }
 
-const RowTable* table_named(const char* isa) {
+const RowTable* table_named(std::string_view isa) {
 #if defined(__x86_64__)
-  if (std::strcmp(isa, "avx512") == 0) return &kRowTableAvx512;
-  if (std::strcmp(isa, "avx2") == 0) return &kRowTableAvx2;
+  if (isa == "avx512bf16") return &kRowTableAvx512Bf16;
+  if (isa == "avx512") return &kRowTableAvx512;
+  if (isa == "avx2") return &kRowTableAvx2;
 #endif
-  return std::strcmp(isa, "baseline") == 0 ? &kRowTableBaseline : nullptr;
+  return isa == "baseline" ? &kRowTableBaseline : nullptr;
 }
 
 const RowTable& best_table() {
   static const RowTable* best = [] {
-    for (const char* isa : {"avx512", "avx2"}) {
+    for (const char* isa : {"avx512bf16", "avx512", "avx2"}) {
       if (machine_has(isa)) return table_named(isa);
     }
     return &kRowTableBaseline;
@@ -48,7 +54,7 @@ const RowTable& current_table() {
   if (table == nullptr || !machine_has(wanted)) {
     throw std::invalid_argument("RLHF_KERNELS_ISA=" + std::string(wanted) +
                                 (table ? " is not supported by this machine" : " is unknown") +
-                                "; use avx512, avx2 or baseline, or unset it");
+                                "; use avx512bf16, avx512, avx2 or baseline, or unset it");
   }
   return *table;
 }

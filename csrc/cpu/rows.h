@@ -24,11 +24,12 @@ struct SavedRow {
 };
 constexpr int64_t kSavedColumns = sizeof(SavedRow) / sizeof(double);
 
-// The functions for this dtype on this machine; RLHF_KERNELS_ISA=avx512|avx2|baseline overrides.
+// The functions for this dtype on this machine; RLHF_KERNELS_ISA overrides (avx512bf16,
+// avx512, avx2, baseline).
 // Throws std::invalid_argument for a set that is unknown or that the machine lacks.
 const RowFunctions& row_functions_for(DType dtype);
 
-// "avx512", "avx2" or "baseline": what row_functions_for would use now.
+// "avx512bf16", "avx512", "avx2" or "baseline": what row_functions_for would use now.
 const char* current_isa();
 
 struct Rows {

@@ -30,7 +30,7 @@ void check_size(int64_t vocab) {
 }  // namespace
 
 int main() {
-  for (const char* isa : {"baseline", "avx2", "avx512"}) {
+  for (const char* isa : {"baseline", "avx2", "avx512", "avx512bf16"}) {
     setenv("RLHF_KERNELS_ISA", isa, 1);
     try {
       rlhf::cpu::current_isa();

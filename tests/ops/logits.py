@@ -12,7 +12,7 @@ VOCABS = (1, 2, 7, 31, 2047, 2048, 2049, 50257, 50304)
 #: Larger vocabularies of real models, checked in one dtype.
 LARGE_VOCABS = (128256, 151936, 262144)
 
-ISAS = ("avx512", "avx2", "baseline")
+ISAS = ("avx512bf16", "avx512", "avx2", "baseline")
 
 
 def make_logits(n, vocab, dtype=torch.float32, seed=0):

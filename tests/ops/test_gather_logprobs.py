@@ -217,3 +217,26 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch):
     monkeypatch.setenv("RLHF_KERNELS_ISA", "mmx")
     with pytest.raises(ValueError, match="RLHF_KERNELS_ISA=mmx is unknown"):
         rk.gather_logprobs(make_logits(1, 8), make_targets(1, 8))
+
+
+def test_rows_beyond_two_to_the_31_elements():
+    # Only the last row's pages are ever touched; the rest of the 4.3 GB stays unmapped.
+    rows, vocab = 2**31 // 50257 + 2, 50257
+    logits = torch.empty(rows, vocab, dtype=torch.bfloat16)
+    logits[-1] = make_logits(1, vocab, torch.bfloat16)[0]
+    mask = torch.zeros(rows, dtype=torch.bool)
+    mask[-1] = True
+    targets = torch.full((rows,), 11)
+    ours = rk.gather_logprobs(logits, targets, mask=mask)
+    alone = rk.gather_logprobs(logits[-1:].clone(), targets[:1])
+    assert torch.equal(ours.entropy[-1:], alone.entropy)
+    assert torch.equal(ours.logprobs[-1:], alone.logprobs)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_works_without_autograd(context):
+    with context():
+        logits, targets = make_logits(4, 60), make_targets(4, 60)
+        expected = rk.gather_logprobs(logits, targets).logprobs
+        loss, _ = rk.cross_entropy(logits, targets, inplace=True)
+    assert_near_truth(loss, -expected.double().mean())
