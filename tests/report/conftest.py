@@ -148,7 +148,7 @@ def _ppo_line(i: int) -> Record:
         "objective/score": 0.1 + 0.04 * i + wave,
         "objective/rewards": 0.1 + 0.035 * i + wave,
         "objective/oracle": min(0.92, 0.6 + 0.006 * i) + wave / 3,
-        "ppo/policy/loss": -0.02 + wave / 10,
+        "ppo/policy/policy_loss": -0.02 + wave / 10,
         "ppo/policy/approxkl": 0.004 + abs(wave) / 100,
         "ppo/policy/clipfrac": 0.05 + abs(wave) / 10,
         "ppo/policy/ratio_mean": 1.0 + wave / 100,
@@ -173,10 +173,10 @@ def write_lines(path: Path, records: Iterable[Record]) -> None:
 class RunFolder:
     """A run on disk that a test may change before it asks for the report."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, spec: str = SPEC) -> None:
         self.path = path
         path.mkdir(parents=True)
-        (path / "spec.yaml").write_text(SPEC)
+        (path / "spec.yaml").write_text(spec)
         self.loaded = load_spec(path / "spec.yaml", [], files=False)
         (path / "spec.resolved.yaml").write_text(resolved_yaml(self.loaded))
         (path / "lock.json").write_text(
@@ -242,6 +242,13 @@ class RunFolder:
 def folder(tmp_path: Path) -> RunFolder:
     """Return an empty run folder: a spec, no stage."""
     return RunFolder(tmp_path / "fixture")
+
+
+@pytest.fixture
+def unpretrained(tmp_path: Path) -> RunFolder:
+    """Return an empty run folder of a spec whose model was never pretrained."""
+    spec = SPEC.replace("pretrain: {steps: 30}\n", "")
+    return RunFolder(tmp_path / "unpretrained", spec)
 
 
 @pytest.fixture

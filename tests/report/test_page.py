@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from toolkit.report import page as page_parts
 from toolkit.report import plots
 from toolkit.report.panels import PPO_MACHINE, PPO_MAIN, TRAINING, Line, Panel
 from toolkit.report.write import write_report
@@ -98,6 +99,17 @@ def test_texts_of_models_and_users_are_escaped(folder: Any, evaluation: Any) -> 
     joined = "".join(reader.text)
     assert joined.count(evil) >= 5
     assert "</script><img src=x>" in joined
+
+
+def test_the_first_prompt_of_each_kind_is_shown_and_the_rest_folded() -> None:
+    samples = [
+        {"prompt": f"p{i:02}", "sft": "a", "ppo": "b", "kind": "odd" if i % 2 else "even"}
+        for i in range(10)
+    ]
+    shown, folded = page_parts._samples(samples).split("<details>")
+    assert [p for p in range(10) if f"p{p:02}" in shown] == [0, 1]
+    assert "8 more prompts" in folded
+    assert [p for p in range(10) if f"p{p:02}" in folded] == list(range(2, 10))
 
 
 def test_every_curve_of_the_run_is_drawn(page: tuple[str, Reader]) -> None:

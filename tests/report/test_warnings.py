@@ -68,6 +68,15 @@ def test_the_fix_for_forgetting_knows_whether_ptx_is_on(
     assert warned["text"].endswith("raise ppo.ptx.coef.")
 
 
+def test_a_model_that_was_never_pretrained_forgets_nothing(
+    unpretrained: Any, evaluation: Any
+) -> None:
+    evaluation["models"]["ppo_ema"]["perplexity"] = 9.9
+    unpretrained.finish_all(evaluation)
+    assert summarize(unpretrained.path)["evaluation"] == evaluation
+    assert kinds(unpretrained.path) == []
+
+
 @pytest.mark.parametrize(("rate", "due"), [(0.93, False), (0.9, True)])
 def test_answers_that_end_less_often(
     with_evaluation: Any, evaluation: Any, rate: float, due: bool

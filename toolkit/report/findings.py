@@ -167,12 +167,16 @@ def _not_better(evaluation: Record) -> Iterator[Warned]:
         return
     by, result = verdict
     rate = f"{percent(result.get('win_rate'))} {interval(result['low'], result.get('high'))}"
-    text = f"PPO is not clearly better than SFT by {by}: its win rate is {rate}."
+    worse = is_number(result.get("high")) and result["high"] < 0.5
+    how = "worse" if worse else "not clearly better"
+    text = f"PPO is {how} than SFT by {by}: its win rate is {rate}."
     yield Warned("not_better", "evaluate", text)
 
 
 def _forgets(run: Run, evaluation: Record) -> Iterator[Warned]:
-    """Pretraining perplexity rose: the alignment tax."""
+    """Pretraining perplexity rose: the alignment tax. A model never pretrained has none to pay."""
+    if run.spec.pretrain is None and run.spec.models.base.path is None:
+        return
     before, after = (figures.get("perplexity") for figures in before_after(evaluation))
     if is_number(before) and is_number(after) and after > PERPLEXITY_RISE * before:
         fix = "raise ppo.ptx.coef" if run.spec.ppo and run.spec.ppo.ptx else "switch on ppo.ptx"

@@ -92,7 +92,9 @@ def sample(record: Record) -> str:
     if is_number(before) and is_number(after) and before != after:
         best = "ppo" if after > before else "sft"
     answers = "".join(_answer(record, who, who == best) for who in ("sft", "ppo"))
-    prompt = f'<div class="prompt"><div class="text">{esc(record.get("prompt", ""))}</div></div>'
+    kind = f'<div class="who">{esc(record["kind"])}</div>' if "kind" in record else ""
+    text = f'<div class="text">{esc(record.get("prompt", ""))}</div>'
+    prompt = f'<div class="prompt">{kind}{text}</div>'
     return f'<div class="sample">{prompt}<div class="pair">{answers}</div></div>'
 
 

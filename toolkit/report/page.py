@@ -13,6 +13,8 @@ from toolkit.report.panels import PPO_MACHINE, PPO_MAIN, TRAINING, Panel
 from toolkit.report.style import CSS
 from toolkit.report.table import stage_rows
 
+SHOWN_SAMPLES = 6
+
 
 def render_page(report: Record, run: Run) -> str:
     """Return the whole report as one HTML document."""
@@ -115,20 +117,15 @@ def _comparison(evaluation: Record) -> str:
 
 
 def _samples(samples: list[Record]) -> str:
-    kinds = list(dict.fromkeys(str(record.get("kind", "")) for record in samples))
-    parts = []
-    for kind in kinds:
-        title = f"<h3>{esc(kind)}</h3>" if kind else ""
-        parts.append(title + "".join(sample(r) for r in samples if str(r.get("kind", "")) == kind))
-    few = "".join(parts[:1]) if len(kinds) == 1 and len(samples) <= 6 else ""
-    if few or not samples:
-        return section("Answers side by side", few)
-    shown = "".join(sample(record) for record in samples[:3])
-    rest = folded(f"All {len(samples)} prompts", "".join(parts))
+    """Show a few prompts, the first of each kind if they have kinds; fold the others away."""
+    kinds = [record.get("kind", i) for i, record in enumerate(samples)]
+    first = (record for i, record in enumerate(samples) if kinds[i] not in kinds[:i])
+    shown = list(first)[:SHOWN_SAMPLES]
+    rest = [record for record in samples if record not in shown]
     return section(
         "Answers side by side",
-        shown,
-        rest,
+        "".join(map(sample, shown)),
+        folded(f"{len(rest)} more prompts", "".join(map(sample, rest))) if rest else "",
         note="The same held-out prompts, answered by both models.",
     )
 
@@ -186,7 +183,8 @@ def _cost(report: Record) -> str:
 
 def _settings(report: Record, run: Run) -> str:
     data = table(*tables.data_counts(report["data"]))
-    results = {s["name"]: s["summary"] for s in report["stages"] if s["name"] != "evaluate"}
+    shown_above = ("data", "evaluate")
+    results = {s["name"]: s["summary"] for s in report["stages"] if s["name"] not in shown_above}
     figures = folded("Figures of each stage", table((), tables.flat(results), "words"))
     header = ("metric", "first", "last", "smallest", "largest", "count")
     ranges = [

@@ -103,7 +103,11 @@ PPO_MAIN = (
 )
 
 PPO_MACHINE = (
-    Panel("ppo", "Policy loss", (Line("ppo/policy/loss", "policy"),)),
+    Panel(
+        "ppo",
+        "Policy loss",
+        (Line("ppo/policy/policy_loss", "policy"), Line("ppo/policy/loss", "policy")),
+    ),
     Panel(
         "ppo",
         "Step size: approximate KL of an update",
