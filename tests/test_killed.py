@@ -46,12 +46,14 @@ def uninterrupted(tmp_path_factory):
 
 def test_killed_in_every_stage_the_run_ends_in_the_same_bits(uninterrupted, tmp_path):
     out = tmp_path / "run"
+    said = []
     for stage, lines in KILLED.items():
         process = start(out)
         wait_for(process, out, stage, lines)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        said.append(process.communicate()[0])
         assert not (out / "stages" / stage).exists(), f"{stage} was over before the kill"
-    printed = finish(start(out))
-    assert "continues" in printed
+    said.append(finish(start(out)))
+    for stage, printed in zip(KILLED, said[1:], strict=True):
+        assert f"{stage} continues at step" in printed, printed[-2000:]
     assert weights(out) == uninterrupted

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from toolkit.cli.parser import dispatch
 from toolkit.spec.errors import ToolkitError
 
+# Threads that wait sleep. libgomp lets them spin by default, and two programs on the same cores
+# then slow each other down ten times and more; alone the difference is small. Read with torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""

@@ -41,6 +41,7 @@ from toolkit.training.guard import check_finite
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Order, Stream, key_of
 
+_CHUNK = 256  # answers scored together after training
 _CENTRE_ON = (
     2048  # demonstrations scored for the centring constant; its error is then 2 % of their spread
 )
@@ -166,12 +167,13 @@ class Reward:
                 "reward.center_on is demonstrations but the run has none; give "
                 "data.demonstrations or set it to null"
             )
-        scores = [self._score_all([d["prompt_ids"]], [d["response_ids"]]) for d in demos]
+        pairs = [(d["prompt_ids"], d["response_ids"]) for d in demos]
+        parts = (pairs[a : a + _CHUNK] for a in range(0, len(pairs), _CHUNK))
+        scores = [
+            self.scorer.scores(collate(*zip(*p, strict=True), self.text.pad_id)) for p in parts
+        ]
         self.model.config.score_offset = float(torch.cat(scores).double().mean())
         self.scorer = Scorer(self.model, self.ctx.spec.hardware)
-
-    def _score_all(self, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
-        return self.scorer.scores(collate(prompts, responses, self.text.pad_id))
 
     def _accuracy(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"score_offset": self.model.config.score_offset}
@@ -195,7 +197,12 @@ class Reward:
         return parts
 
     def _scores(self, records: list[Record]) -> list[Tensor]:
-        return [self.scorer.scores(self._collate([r])) for r in records]
+        """Scores of each record's answers, computed many records at a time."""
+        scores: list[Tensor] = []
+        for part in _by_answers(records, _CHUNK):
+            flat = self.scorer.scores(self._collate(part))
+            scores += flat.split([len(r["ranks"]) for r in part])
+        return scores
 
     def _measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
         """Accuracy over all comparable pairs of the records."""
@@ -225,14 +232,16 @@ def split_by_prompt(
 ) -> tuple[list[Record], list[Record]]:
     """Hold out `share` of the prompts (users, where given).
 
-    Nobody stands on both sides, whatever the order.
+    Nobody stands on both sides, whatever the order. A record that the data stage put on a side
+    stays there.
     """
     train: list[Record] = []
     valid: list[Record] = []
     for record in records:
         owner = str(record.get("user") or record["prompt"])
         held = key_of(seed, "held-out rankings", owner) / 2**128 < share
-        (valid if held else train).append(record)
+        side = record.get("split", "valid" if held else "train")
+        (valid if side == "valid" else train).append(record)
     return train, valid
 
 
