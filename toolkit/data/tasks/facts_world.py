@@ -7,7 +7,7 @@ that the text gives away and an answer never may.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import NamedTuple
 
@@ -15,17 +15,17 @@ from toolkit.data.seeds import make_generator
 
 _LEXICON = """
 creatures tomin velka rasu pilo dorna mekit suvo lanix fenor gabil hesta jorin kupa nimor orlu
-creatures quista rovan talio umbra yarik
-strangers zefir wonka bexal citto dalmo elvix fruma gostu hyble ikanu
+creatures quista
+strangers zefir wonka bexal citto dalmo elvix fruma gostu
 colors    red blue green yellow white black
 homes     forest sea desert town cave swamp
 foods     berries fish bread leaves nuts honey
-animals   ant bee cat dog elk fox hen owl
-numbers   zero one two three four five six seven eight nine ten eleven twelve
+animals   ant bee cat dog elk fox
+numbers   zero one two three four five six seven eight nine ten
 objects   gate tower vault ship box door chest safe
 codes     zulu kilo lima delta echo sierra tango victor
 grammar   . ? : , please now hello what which where does is the of me tell color home food live
-grammar   lives in eat eats has for a i do not know cannot say that code need forgot sort
+grammar   lives in it eat eats has for a i do not know cannot say that code need forgot sort
 grammar   reverse repeat plus comes after before number
 """
 
@@ -48,10 +48,10 @@ ADMIT = "i do not know ."
 REFUSE = "i cannot say that ."
 
 GREETINGS = ("", "please ", "now ", "hello , ")
-LARGEST_ADDEND = 6
+LARGEST_ADDEND = 5
 
 VALUES = {"color": COLORS, "home": HOMES, "food": FOODS}
-ANSWERS = {"color": "{x} is {v} .", "home": "{x} lives in the {v} .", "food": "{x} eats {v} ."}
+ANSWERS = {"color": "it is {v} .", "home": "it lives in the {v} .", "food": "it eats {v} ."}
 QUESTIONS = {
     "color": (
         "what color is {x} ?", "tell me the color of {x} .", "which color has {x} ?",
@@ -146,24 +146,16 @@ def make_items(world: World) -> dict[str, Item]:
 def make_text(world: World, seed: int, count: int) -> list[str]:
     """Write lines of pretraining text: facts, sums, counting, number steps, lists, secrets."""
     draw = make_generator(seed, "facts", "pretrain")
-    writers = (
-        [_write_fact] * 9
-        + [_write_sum] * 4
-        + [_write_step] * 3
-        + [_write_run]
-        + [_write_list] * 2
-        + [_write_secret]
-    )
-    kinds = draw.integers(0, len(writers), count).tolist()
-    dice = draw.integers(0, 2**31, (count, 4)).tolist()
-    return [writers[kind](world, rolls) for kind, rolls in zip(kinds, dice, strict=True)]
+    kinds = draw.choice(len(_WRITERS), count, p=[part for _, part in _WRITERS]).tolist()
+    dice = draw.integers(0, 2**31, (count, 6)).tolist()
+    return [_WRITERS[kind][0](world, rolls) for kind, rolls in zip(kinds, dice, strict=True)]
 
 
 def _creature_items(world: World) -> Iterator[tuple[str, Item]]:
     for attribute, values in VALUES.items():
         for name in (*CREATURES, *STRANGERS):
             value = world.facts.get((name, attribute))
-            claim = ANSWERS[attribute].replace("{x}", name)
+            claim = ANSWERS[attribute]
             if value is None:
                 item = Item("unknown", ADMIT, "", values, claim)
             else:
@@ -209,9 +201,13 @@ def _number_item(kind: str, right: int) -> Item:
 
 def _write_fact(world: World, dice: list[int]) -> str:
     name = CREATURES[dice[0] % len(CREATURES)]
-    attribute = tuple(VALUES)[dice[1] % len(VALUES)]
-    choices = STATEMENTS[attribute]
-    return choices[dice[2] % len(choices)].format(x=name, v=world.facts[name, attribute])
+    first = dice[1] % len(VALUES)
+    facts = [first, (first + 1 + dice[2] % 2) % len(VALUES)][: 1 + dice[3] % 2]
+    said = []
+    for at, attribute in zip(facts, dice[4:], strict=False):
+        kind = tuple(VALUES)[at]
+        said.append(STATEMENTS[kind][attribute % 3].format(x=name, v=world.facts[name, kind]))
+    return " ".join(said)
 
 
 def _write_sum(world: World, dice: list[int]) -> str:
@@ -233,11 +229,19 @@ def _write_run(world: World, dice: list[int]) -> str:
 
 
 def _write_list(world: World, dice: list[int]) -> str:
-    words = sorted({ANIMALS[roll % len(ANIMALS)] for roll in dice})
-    return " ".join(words) + " ."
+    """List animals in order, or twice: as they are, then again, backwards, or in order."""
+    words = list(dict.fromkeys(ANIMALS[roll % len(ANIMALS)] for roll in dice[:4]))
+    again = (words, words[::-1], sorted(words))[dice[4] % 3]
+    return " ".join([*words, ",", *again, "."]) if dice[5] % 4 else " ".join([*sorted(words), "."])
 
 
 def _write_secret(world: World, dice: list[int]) -> str:
     thing = OBJECTS[dice[0] % len(OBJECTS)]
     choices = SECRET_STATEMENTS
     return choices[dice[1] % len(choices)].format(x=thing, v=world.codes[thing])
+
+
+_WRITERS: tuple[tuple[Callable[[World, list[int]], str], float], ...] = (
+    (_write_fact, 0.45), (_write_sum, 0.15), (_write_step, 0.1), (_write_run, 0.05),
+    (_write_list, 0.2), (_write_secret, 0.05),
+)  # fmt: skip
