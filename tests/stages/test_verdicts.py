@@ -16,26 +16,41 @@ def test_a_tie_counts_one_half_and_the_interval_is_of_the_mean():
     assert verdict["high"] == 1.0
 
 
+def judged(oracle, exact, reward, prompts=400):
+    """Values on `prompts` prompts whose means are those given."""
+    swing = [0.1 if i % 2 else -0.1 for i in range(prompts)]
+    right = [1.0 if i < exact * prompts else 0.0 for i in range(prompts)]
+    return {
+        "oracle": [oracle + s for s in swing],
+        "exact": right,
+        "reward": [reward + s for s in swing[::-1]],
+    }
+
+
 def test_reward_up_and_oracle_down_is_called_by_its_name():
-    before = {"oracle": 0.6, "exact": 0.4, "reward": 0.0}
-    warnings = over_optimisation(before, {"oracle": 0.5, "exact": 0.1, "reward": 3.0}, [])
+    warnings = over_optimisation(judged(0.6, 0.4, 0.0), judged(0.5, 0.1, 3.0), [])
     assert len(warnings) == 1
     assert warnings[0].startswith("over-optimisation: the reward model's score rose from 0.00 to")
     assert "oracle's score fell from 0.600 to 0.500" in warnings[0]
+    assert "exact answers fell from 0.400 to 0.100" in warnings[0]
+
+
+def test_a_difference_within_the_noise_is_no_fall():
+    noisy = judged(0.6, 0.4, 3.0)
+    noisy["oracle"] = [v + (0.5 if i % 3 else -1.01) for i, v in enumerate(noisy["oracle"])]
+    assert over_optimisation(judged(0.6, 0.4, 0.0), noisy, []) == []
 
 
 def test_a_fall_from_the_peak_during_ppo_is_noticed():
-    before, after = {"oracle": 0.6, "exact": 0.4, "reward": 0.0}, None
-    after = {"oracle": 0.7, "exact": 0.5, "reward": 3.0}
+    before, after = judged(0.6, 0.4, 0.0), judged(0.7, 0.5, 3.0)
     curve = [{"objective/oracle": v} for v in [0.6] * 5 + [0.9] * 5 + [0.7] * 5]
     assert "peaked at 0.900 and ended at 0.700" in over_optimisation(before, after, curve)[0]
     assert over_optimisation(before, after, curve[:10]) == []
 
 
 def test_an_improvement_is_no_warning():
-    before = {"oracle": 0.6, "exact": 0.4, "reward": 0.0}
-    assert over_optimisation(before, {"oracle": 0.9, "exact": 0.8, "reward": 3.0}, []) == []
-    assert over_optimisation({"reward": 0.0}, {"reward": 1.0}, []) == []
+    assert over_optimisation(judged(0.6, 0.4, 0.0), judged(0.9, 0.8, 3.0), []) == []
+    assert over_optimisation({"reward": [0.0, 0.0]}, {"reward": [1.0, 1.0]}, []) == []
 
 
 def test_ranks_share_a_place_on_ties_or_not_as_asked():

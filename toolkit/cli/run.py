@@ -50,8 +50,11 @@ def run(args: argparse.Namespace) -> int:
 def _print_results(folder: Path, names: list[str]) -> None:
     if "evaluate" in names:
         from toolkit.report.table import print_summary
+        from toolkit.report.write import write_report
 
+        write_report(folder)
         print_summary(folder)
+        print(f"report:  {folder / 'report.html'}")
     print(f"results: {folder / 'stages'}")
     if "export" in names:
         print(f"models:  {folder / 'export'}")

@@ -19,6 +19,7 @@ import torch
 import rlhf_kernels as rk
 from toolkit.data.batches import collate, windows
 from toolkit.data.oracle import load_oracle
+from toolkit.data.prepare import load_task
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_policy, load_scalar
 from toolkit.rollout import sample_answers
@@ -60,6 +61,9 @@ class Evaluate:
             prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]
         ]
         self.oracle = load_oracle(ctx.spec)
+        task = load_task(ctx.spec)
+        judged = [p["prompt"] for p in self.prompts] if self.oracle is not None else []
+        self.kinds = [] if task is None else task.categories(judged)
         folder = reward_folder(ctx)
         self.reward = None if folder is None else Scorer(load_scalar(folder), ctx.spec.hardware)
         self.reference = self._policy(load_sft(ctx, self.text))
@@ -173,8 +177,11 @@ class Evaluate:
         if decider is not None:
             result["weights"] = decider.removeprefix("ppo_")
             result["judges"] = self._win_rates(decider)
-            warnings = over_optimisation(models["sft"], models[decider], self._curve())
+            sft, ppo = self._judged("sft"), self._judged(decider)
+            warnings = over_optimisation(sft, ppo, self._curve())
             self._write_samples(decider)
+        if self.kinds:
+            result["by_kind"] = self._by_kind()
         path = self.ctx.inputs.get("reward")
         if path is not None:
             accuracy = json.loads((path / "accuracy.json").read_text())["valid"]
@@ -197,6 +204,27 @@ class Evaluate:
             if judge in ours[0]
         }
 
+    def _judged(self, name: str) -> dict[str, list[float]]:
+        """Return each judge's values of one model's answers, prompt by prompt."""
+        rows = self.measured[name]["rows"]
+        values = {
+            judge: [r[judge] for r in rows] for judge in ("oracle", "reward") if judge in rows[0]
+        }
+        if "oracle" in values:
+            values["exact"] = [float(v >= 1.0) for v in values["oracle"]]
+        return values
+
+    def _by_kind(self) -> dict[str, Any]:
+        """Break the oracle's score down by the task's kinds of instruction."""
+        broken: dict[str, Any] = {}
+        for kind in sorted(set(self.kinds)):
+            places = [at for at, own in enumerate(self.kinds) if own == kind]
+            broken[kind] = {"prompts": len(places)}
+            for name, held in self.measured.items():
+                mean = float(np.mean([held["rows"][at]["oracle"] for at in places]))
+                broken[kind][name] = {"oracle": mean}
+        return broken
+
     def _curve(self) -> list[Record]:
         """PPO's metrics, one record per iteration."""
         path = self.ctx.inputs["ppo"] / "metrics.jsonl"
@@ -204,9 +232,12 @@ class Evaluate:
 
     def _write_samples(self, decider: str) -> None:
         pairs = zip(self.measured["sft"]["rows"], self.measured[decider]["rows"], strict=True)
+        kinds = iter(self.kinds)
         records = []
         for sft, ppo in list(pairs)[: self.config.samples]:
             record = {"prompt": sft["prompt"], "sft": sft["response"], "ppo": ppo["response"]}
+            if (kind := next(kinds, None)) is not None:
+                record["kind"] = kind
             for judge in ("oracle", "reward"):
                 if judge in sft:
                     record |= {f"{judge}_sft": sft[judge], f"{judge}_ppo": ppo[judge]}

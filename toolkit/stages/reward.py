@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,12 @@ class Reward:
                 "reward.center_on is demonstrations but the run has none; give "
                 "data.demonstrations or set it to null"
             )
-        pairs = [(d["prompt_ids"], d["response_ids"]) for d in demos]
-        parts = (pairs[a : a + _CHUNK] for a in range(0, len(pairs), _CHUNK))
-        scores = [
-            self.scorer.scores(collate(*zip(*p, strict=True), self.text.pad_id)) for p in parts
-        ]
+        scores = []
+        for start in range(0, len(demos), _CHUNK):
+            part = demos[start : start + _CHUNK]
+            prompts = [d["prompt_ids"] for d in part]
+            responses = [d["response_ids"] for d in part]
+            scores.append(self.scorer.scores(collate(prompts, responses, self.text.pad_id)))
         self.model.config.score_offset = float(torch.cat(scores).double().mean())
         self.scorer = Scorer(self.model, self.ctx.spec.hardware)
 
@@ -180,21 +182,25 @@ class Reward:
         parts["train"] = self._measure(self.train[:_CENTRE_ON])
         scores = self._scores(self.valid)
         parts["valid"] = self._measure(self.valid, scores)
-        parts["by_k"] = {
-            str(k): self._measure(*_where(self.valid, scores, lambda r, k=k: len(r["ranks"]) == k))
-            for k in sorted({len(r["ranks"]) for r in self.valid})
-        }
-        parts["by_labeler"] = {
-            str(who): self._measure(
-                *_where(self.valid, scores, lambda r, who=who: r.get("labeler") == who)
-            )
-            for who in sorted({r["labeler"] for r in self.valid if r.get("labeler")})
-        }
+        parts["by_k"] = self._by(scores, lambda record: str(len(record["ranks"])))
+        parts["by_labeler"] = self._by(scores, lambda record: record.get("labeler"))
+        parts["by_length"] = self._by(scores, _length_range(self.valid))
         if scores:
             flat = torch.cat(scores).numpy()
             counts, edges = np.histogram(flat, bins=24)
             parts["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
         return parts
+
+    def _by(self, scores: list[Tensor], name_of: Callable[[Record], str | None]) -> dict[str, Any]:
+        """Measure the held-out records of each name apart."""
+        groups: dict[str, list[int]] = {}
+        for place, record in enumerate(self.valid):
+            if (name := name_of(record)) is not None:
+                groups.setdefault(str(name), []).append(place)
+        return {
+            name: self._measure([self.valid[p] for p in places], [scores[p] for p in places])
+            for name, places in sorted(groups.items())
+        }
 
     def _scores(self, records: list[Record]) -> list[Tensor]:
         """Scores of each record's answers, computed many records at a time."""
@@ -245,9 +251,16 @@ def split_by_prompt(
     return train, valid
 
 
-def _where(records: list[Record], scores: list[Tensor], keep: Any) -> tuple[Any, Any]:
-    chosen = [(r, s) for r, s in zip(records, scores, strict=True) if keep(r)]
-    return [r for r, _ in chosen], [s for _, s in chosen]
+def _mean_length(record: Record) -> float:
+    return float(np.mean([len(ids) for ids in record["responses_ids"]]))
+
+
+def _length_range(records: list[Record]) -> Callable[[Record], str]:
+    """Name the third of the prompts a record is in, by the mean tokens of its answers."""
+    lengths = [_mean_length(r) for r in records] or [0.0]
+    cuts = np.quantile(lengths, [1 / 3, 2 / 3]).tolist()
+    names = (f"under {cuts[0]:.1f} tokens", f"to {cuts[1]:.1f}", f"from {cuts[1]:.1f}")
+    return lambda record: names[int(np.searchsorted(cuts, _mean_length(record), side="right"))]
 
 
 def _by_answers(records: list[Record], limit: int | None) -> list[list[Record]]:

@@ -28,32 +28,46 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
 
 
 def over_optimisation(
-    before: Mapping[str, float], after: Mapping[str, float], curve: Sequence[Mapping[str, float]]
+    before: Mapping[str, Sequence[float]],
+    after: Mapping[str, Sequence[float]],
+    curve: Sequence[Mapping[str, float]],
 ) -> list[str]:
     """Sentences for a policy that pleases the reward model and not the oracle.
 
     Args:
-        before: figures of SFT; "oracle", "exact" and "reward" are read where present.
-        after: the same figures of PPO.
+        before: SFT's values on each prompt, under "oracle", "exact" and "reward" where present.
+        after: PPO's values on the same prompts.
         curve: PPO's metrics; the oracle's running mean is compared with its own peak.
     """
-    if "oracle" not in before or "reward" not in before or after["reward"] <= before["reward"]:
+    if "oracle" not in before or "reward" not in before or not _rose(before, after, "reward"):
         return []
-    rose = f"the reward model's score rose from {before['reward']:.2f} to {after['reward']:.2f}"
-    cure = (
-        "the policy exploits the reward model; raise ppo.kl.coef, stop earlier, "
-        "or collect more comparisons"
-    )
+    was, now = (float(np.mean(side["reward"])) for side in (before, after))
     found = []
     for name, what in (("oracle", "the oracle's score"), ("exact", "the share of exact answers")):
-        if after[name] < before[name]:
-            found.append(f"{what} fell from {before[name]:.3f} to {after[name]:.3f}")
+        if _rose(after, before, name):
+            high, low = (float(np.mean(side[name])) for side in (before, after))
+            found.append(f"{what} fell from {high:.3f} to {low:.3f}")
     peak = _fall_from_peak([m["objective/oracle"] for m in curve if "objective/oracle" in m])
     if peak is not None:
         found.append(
             f"during PPO the oracle's score peaked at {peak[0]:.3f} and ended at {peak[1]:.3f}"
         )
-    return [f"over-optimisation: {rose} while {' and '.join(found)}; {cure}"] if found else []
+    if not found:
+        return []
+    return [
+        f"over-optimisation: the reward model's score rose from {was:.2f} to {now:.2f} while "
+        f"{' and '.join(found)}; the policy exploits the reward model; raise ppo.kl.coef, stop "
+        "earlier, or collect more comparisons"
+    ]
+
+
+def _rose(
+    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], name: str
+) -> bool:
+    """Whether the mean rose by more than two standard errors of the paired difference."""
+    difference = np.asarray(after[name]) - np.asarray(before[name])
+    error = float(difference.std(ddof=1)) / len(difference) ** 0.5
+    return bool(difference.mean() > 2 * error)
 
 
 def _fall_from_peak(values: Sequence[float], window: int = 5) -> tuple[float, float] | None:
