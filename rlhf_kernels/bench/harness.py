@@ -206,6 +206,7 @@ def make_row(case: Case, runner: Runner, ours: Runner, machine: Machine, cold: b
         "median_ms": 1e3 * median,
         "p10_ms": 1e3 * p10,
         "p90_ms": 1e3 * p90,
+        "best_ms": 1e3 * min(runner.samples),
         "ratio": ratio,
         "ratio_p10": ratio_p10,
         "ratio_p90": ratio_p90,

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from rlhf_kernels.bench.cases import OURS
 from rlhf_kernels.bench.goals import judge_all, make_goals, print_goals
 from rlhf_kernels.bench.rows import Row
 
@@ -27,16 +28,23 @@ def number(request):
     return request.param
 
 
+def make_pair(goal, ratio):
+    """Return our row and the other one."""
+    ours = make_row(goal, 1.0, provider=OURS, best_ms=2.0)
+    return [ours, make_row(goal, ratio, best_ms=2.0 * ratio)]
+
+
 def threshold(goal):
     return 1 / goal.limit if goal.at_most else goal.limit
 
 
 def test_goal_is_met_just_above_its_limit_and_missed_just_below(number):
     goal = make_goals()[number]
-    above = judge_all([make_row(goal, 1.01 * threshold(goal))])[number]
-    below = judge_all([make_row(goal, 0.99 * threshold(goal))])[number]
+    above = judge_all(make_pair(goal, 1.01 * threshold(goal)))[number]
+    below = judge_all(make_pair(goal, 0.99 * threshold(goal)))[number]
     assert (above.met, below.met) == (True, False)
     assert above.low < above.measured < above.high
+    assert above.best == pytest.approx(above.measured)
 
 
 def test_fastest_of_the_others_decides():
@@ -44,14 +52,16 @@ def test_fastest_of_the_others_decides():
     number = next(i for i, goal in enumerate(goals) if len(goal.providers) > 1)
     goal = goals[number]
     first, second = goal.providers[:2]
-    rows = [make_row(goal, 1000.0, provider=first), make_row(goal, 1.0, provider=second)]
+    rows = [make_row(goal, 1.0, provider=OURS), make_row(goal, 1000.0, provider=first)]
+    rows.append(make_row(goal, 1.0, provider=second))
     assert judge_all(rows)[number].met is False
 
 
 @pytest.mark.parametrize("change", [{"shape": "8x50257"}, {"mask_share": 0.5}, {"ratio": None}])
 def test_other_cases_do_not_count(number, change):
     goal = make_goals()[number]
-    verdict = judge_all([make_row(goal, **({"ratio": 1000.0} | change))])[number]
+    ours = make_row(goal, 1.0, provider=OURS)
+    verdict = judge_all([ours, make_row(goal, **({"ratio": 1000.0} | change))])[number]
     assert verdict.met is None
     assert verdict.measured is None
 
