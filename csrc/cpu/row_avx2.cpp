@@ -25,6 +25,11 @@ struct Avx2 : FloatScalars {
   static V load(const Fp16* pointer) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(pointer)));
   }
+  static void load_even_odd(const Bf16* pointer, V* even, V* odd) {
+    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(pointer));
+    *even = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    *odd = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(~0xffff)));
+  }
   static void store(float* pointer, V value) { _mm256_storeu_ps(pointer, value); }
   static void store(Bf16* pointer, V value) {
     const __m256i bits = _mm256_castps_si256(value);

@@ -26,6 +26,11 @@ struct Avx512 : FloatScalars {
   static V load(const Fp16* pointer) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pointer)));
   }
+  static void load_even_odd(const Bf16* pointer, V* even, V* odd) {
+    const __m512i both = _mm512_loadu_si512(pointer);
+    *even = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+    *odd = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(~0xffff)));
+  }
   static void store(float* pointer, V value) { _mm512_storeu_ps(pointer, value); }
   static void store(Bf16* pointer, V value) {
     const __m512i bits = _mm512_castps_si512(value);

@@ -34,6 +34,13 @@ struct Portable : FloatScalars {
     }
     return value;
   }
+  static void load_even_odd(const Bf16* pointer, V* even, V* odd) {
+    Int4 both;
+    __builtin_memcpy(&both, pointer, sizeof(both));
+    const Int4 low = both << 16, high = both & ~0xffff;
+    __builtin_memcpy(even, &low, sizeof(low));
+    __builtin_memcpy(odd, &high, sizeof(high));
+  }
   static void store(float* pointer, V value) { __builtin_memcpy(pointer, &value, sizeof(value)); }
   template <typename S>
   static void store(S* pointer, V value) {

@@ -5,50 +5,28 @@
 // in fp64. The order of every sum depends on the position in the row alone, so a row's result does
 // not depend on the batch, the thread or the alignment. A NaN is never dropped.
 //
-// Included by row_<isa>.cpp inside an anonymous namespace, after the vector type: no other header
-// of ours may be included here, or its inline code would be compiled for the wider set and shared.
+// Included by row_<isa>.cpp inside an anonymous namespace, after the vector type. Besides
+// row_access.h, which stands in that namespace too, no header of ours may be included here, or its
+// inline code would be compiled for the wider set and shared.
+
+#include "cpu/row_access.h"
 
 constexpr int64_t kBlock = 2048;
 constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
-
-// A full vector, or the last `left` elements padded with -inf, which adds nothing to any sum.
-template <typename X, typename S>
-inline typename X::V load_some(const S* pointer, int64_t left) {
-  if (left >= X::kWidth) return X::load(pointer);
-  S padded[X::kWidth];
-  for (int lane = 0; lane < X::kWidth; ++lane) padded[lane] = X::minus_infinity(pointer);
-  for (int64_t lane = 0; lane < left; ++lane) padded[lane] = pointer[lane];
-  return X::load(padded);
-}
-
-template <typename X, typename S>
-inline void store_some(S* pointer, typename X::V value, int64_t left) {
-  if (left >= X::kWidth) return X::store(pointer, value);
-  S padded[X::kWidth];
-  X::store(padded, value);
-  for (int64_t lane = 0; lane < left; ++lane) pointer[lane] = padded[lane];
-}
-
-// Ask for the next block while this one computes: otherwise memory and arithmetic take turns. An
-// address past the end is never an error for a prefetch.
-template <int kElements, typename S>
-inline void prefetch_next_block(const S* current) {
-  const uintptr_t next = reinterpret_cast<uintptr_t>(current) + kBlock * sizeof(S);
-  for (uintptr_t offset = 0; offset < kElements * sizeof(S); offset += 64) {
-    __builtin_prefetch(reinterpret_cast<const void*>(next + offset));
-  }
-}
 
 template <typename X, typename S>
 double block_max(const S* x, int64_t count) {
   typename X::V m0 = X::set(-HUGE_VAL), m1 = m0, m2 = m0, m3 = m0;
   int64_t i = 0;
   for (; i + 4 * X::kWidth <= count; i += 4 * X::kWidth) {
-    m0 = X::max(X::load(x + i), m0);
-    m1 = X::max(X::load(x + i + X::kWidth), m1);
-    m2 = X::max(X::load(x + i + 2 * X::kWidth), m2);
-    m3 = X::max(X::load(x + i + 3 * X::kWidth), m3);
+    typename X::V v0, v1, v2, v3;
+    load_pair<X>(x + i, &v0, &v1);
+    load_pair<X>(x + i + 2 * X::kWidth, &v2, &v3);
+    m0 = X::max(v0, m0);
+    m1 = X::max(v1, m1);
+    m2 = X::max(v2, m2);
+    m3 = X::max(v3, m3);
   }
   for (; i < count; i += X::kWidth) m0 = X::max(load_some<X>(x + i, count - i), m0);
   return X::highest(X::max(X::max(m0, m1), X::max(m2, m3)));
@@ -95,11 +73,14 @@ void add_block(const S* x, int64_t count, double scale_value, RunningSums* sums)
   LaneSums<X> s0, s1, s2, s3;
   int64_t i = 0;
   for (; i + 4 * X::kWidth <= count; i += 4 * X::kWidth) {
-    prefetch_next_block<4 * X::kWidth>(x + i);
-    s0.template add<kPeaks>(X::load(x + i), max, scale);
-    s1.template add<kPeaks>(X::load(x + i + X::kWidth), max, scale);
-    s2.template add<kPeaks>(X::load(x + i + 2 * X::kWidth), max, scale);
-    s3.template add<kPeaks>(X::load(x + i + 3 * X::kWidth), max, scale);
+    prefetch_ahead<4 * X::kWidth>(x + i);
+    typename X::V v0, v1, v2, v3;
+    load_pair<X>(x + i, &v0, &v1);
+    load_pair<X>(x + i + 2 * X::kWidth, &v2, &v3);
+    s0.template add<kPeaks>(v0, max, scale);
+    s1.template add<kPeaks>(v1, max, scale);
+    s2.template add<kPeaks>(v2, max, scale);
+    s3.template add<kPeaks>(v3, max, scale);
   }
   for (; i < count; i += X::kWidth) {
     s0.template add<kPeaks>(load_some<X>(x + i, count - i), max, scale);

@@ -8,6 +8,11 @@ struct Fp16 {
   uint16_t bits;
 };
 
+template <typename S>
+constexpr bool kIsBf16 = false;
+template <>
+constexpr bool kIsBf16<Bf16> = true;
+
 // 2^f on [0, 1): minimax of degree 6 with p(0) = 1 exactly; relative error 2e-9 before rounding.
 constexpr float kExp2C1 = 0x1.62e42cp-1f;
 constexpr float kExp2C2 = 0x1.ebfd58p-3f;
