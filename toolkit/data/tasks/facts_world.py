@@ -177,7 +177,7 @@ def _list_items() -> Iterator[tuple[str, Item]]:
         given = " ".join(words)
         answers = {"sort": sorted(words), "reverse": words[::-1], "repeat": words}
         for kind, right in answers.items():
-            wrong = given if kind != "repeat" else " ".join(words[::-1])
+            wrong = given if kind != "repeat" else " ".join(words[:2])
             yield f"{kind} {given} :", Item(kind, " ".join(right) + " .", "", (), wrong + " .")
 
 
