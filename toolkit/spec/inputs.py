@@ -1,6 +1,7 @@
 """Sections of a spec that say where a run starts: hardware, models, text, data.
 
-`key(default, text, ...)` declares a field; see `toolkit.spec.schema`, which holds the other sections.
+`key(default, text, ...)` declares a field; see `toolkit.spec.schema`, which holds the other
+sections.
 """
 
 from __future__ import annotations
