@@ -50,6 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", type=read_shape, metavar="NxV", help="rows x columns")
     parser.add_argument("--providers", nargs="+", default=[], metavar="NAME", help="names or globs")
     parser.add_argument("--threads", type=int, metavar="n", help="instead of torch's own choice")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: CPU time with one thread, for a machine that other programs use",
+    )
     return parser
 
 
@@ -121,14 +127,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     ops = check_ops(parser, options.ops)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if options.clock == "cpu" and options.threads not in (None, 1):
+        parser.error("--clock cpu counts the time of one thread: leave out --threads, or give 1")
+    threads = 1 if options.clock == "cpu" else options.threads
+    if threads:
+        torch.set_num_threads(threads)
     settings = Settings(
         dtypes=tuple(options.dtype),
         shape=options.shape,
         providers=tuple(options.providers),
         quick=options.quick,
         seconds=0.3 if options.quick else 3.0,
+        clock=options.clock,
     )
     out = sys.stderr if options.json == "-" else sys.stdout
     start = time.perf_counter()

@@ -25,6 +25,8 @@ class Settings:
         shape: rows and columns instead of each op's own.
         providers: patterns of names; empty means all. Ours always runs, as the ratios need it.
         seconds: time for the rounds of one case; the minimum of rounds may take longer.
+        clock: "wall", or "cpu" for the CPU time of the one thread there is, which leaves out the
+            time slices that went to other programs.
     """
 
     dtypes: tuple[torch.dtype, ...] = ()
@@ -32,6 +34,7 @@ class Settings:
     providers: tuple[str, ...] = ()
     quick: bool = False
     seconds: float = 4.0
+    clock: str = "wall"
 
     def pick_shape(self, default: tuple[int, int], quick: tuple[int, int]) -> tuple[int, int]:
         """Return the shape asked for, or the op's own for this kind of run."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,11 @@ from rlhf_kernels.bench.rows import Row
 MIN_ROUNDS = 5
 MAX_ROUNDS = 60
 WARM_UP_CALLS = 2
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 #: A timed sample is at least this long; shorter calls are repeated inside it.
 SAMPLE_SECONDS = 5e-4
+
+Clock = Callable[[], float]
 
 
 @dataclass
@@ -57,9 +60,10 @@ def measure(case: Case, settings: Settings, machine: Machine) -> list[Row]:
             reasons[provider.name] = f"failed: {first_line(error)}"
     del truth
     cold = case.bytes_read + case.bytes_written > COLD_BYTES / 4
-    run_rounds(list(runners.values()), settings.seconds, cold)
+    run_rounds(list(runners.values()), settings.seconds, cold, CLOCKS[settings.clock])
+    limit = find_limit(case, machine) if cold else None
     return [
-        make_row(case, runners[provider.name], runners[OURS], machine, cold)
+        make_row(case, runners[provider.name], runners[OURS], limit, settings.clock)
         if provider.name in runners
         else make_empty_row(case, provider.name, reasons[provider.name])
         for provider in case.providers
@@ -139,7 +143,9 @@ def compare(results: Results, truth: Results) -> tuple[float | None, float | Non
     return max(errors, default=None), max(grad_errors, default=None)
 
 
-def run_rounds(runners: Sequence[Runner], seconds: float, cold: bool) -> None:
+def run_rounds(
+    runners: Sequence[Runner], seconds: float, cold: bool, clock: Clock = time.perf_counter
+) -> None:
     """Run all providers in turn until the time is up; each round starts with another one.
 
     Args:
@@ -147,6 +153,7 @@ def run_rounds(runners: Sequence[Runner], seconds: float, cold: bool) -> None:
         seconds: after the minimum of rounds, stop when these have passed.
         cold: empty the caches before each sample, as inputs of this size never find them full of
             themselves in a run, and restoring an input would otherwise leave it there.
+        clock: returns seconds.
     """
     flusher = CacheFlusher() if cold else None
     end = time.perf_counter() + seconds
@@ -154,10 +161,10 @@ def run_rounds(runners: Sequence[Runner], seconds: float, cold: bool) -> None:
         if number >= MIN_ROUNDS and time.perf_counter() > end:
             break
         for position in range(len(runners)):
-            take_sample(runners[(position + number) % len(runners)], flusher)
+            take_sample(runners[(position + number) % len(runners)], flusher, clock)
 
 
-def take_sample(runner: Runner, flusher: CacheFlusher | None) -> None:
+def take_sample(runner: Runner, flusher: CacheFlusher | None, clock: Clock) -> None:
     """Time one sample and add it, in seconds per call."""
     provider = runner.provider
     assert provider.run is not None
@@ -165,10 +172,10 @@ def take_sample(runner: Runner, flusher: CacheFlusher | None) -> None:
         provider.prepare()
     if flusher:
         flusher.flush()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(runner.calls_per_sample):
         provider.run()
-    runner.samples.append((time.perf_counter() - start) / runner.calls_per_sample)
+    runner.samples.append((clock() - start) / runner.calls_per_sample)
 
 
 def percentiles(values: Iterable[float]) -> tuple[float, float, float]:
@@ -194,15 +201,15 @@ def make_empty_row(case: Case, provider: str, note: str) -> Row:
     )
 
 
-def make_row(case: Case, runner: Runner, ours: Runner, machine: Machine, cold: bool) -> Row:
-    """Return the row of a provider that ran."""
+def make_row(case: Case, runner: Runner, ours: Runner, limit: float | None, clock: str) -> Row:
+    """Return the row of a provider that ran; `limit` is the seconds its bytes need at least."""
     median, p10, p90 = percentiles(runner.samples)
     pairs = (mine / base for mine, base in zip(runner.samples, ours.samples, strict=True))
     ratio, ratio_p10, ratio_p90 = percentiles(pairs)
     empty = make_empty_row(case, runner.provider.name, runner.provider.note)
-    limit = find_limit(case, machine)
     measured = {
         "runs": len(runner.samples),
+        "clock": clock,
         "median_ms": 1e3 * median,
         "p10_ms": 1e3 * p10,
         "p90_ms": 1e3 * p90,
@@ -211,7 +218,7 @@ def make_row(case: Case, runner: Runner, ours: Runner, machine: Machine, cold: b
         "ratio_p10": ratio_p10,
         "ratio_p90": ratio_p90,
         "gb_per_s": empty.bytes_model / median / 1e9,
-        "roofline_share": limit / median if cold else None,
+        "roofline_share": limit / median if limit else None,
         "peak_memory_mib": runner.peak_memory_mib,
         "max_error": runner.max_error,
         "max_grad_error": runner.max_grad_error,

@@ -31,6 +31,7 @@ class Row:
         peak_memory_mib: held at the highest beyond the inputs, results included.
         max_error: largest absolute difference of a result from the float64 reference.
         max_grad_error: largest difference of a gradient, relative to its row's largest entry.
+        clock: "wall", or "cpu" with one thread: time slices of other programs left out.
         first_call_s: the first call, compilation included; never part of the timed runs.
     """
 
@@ -44,6 +45,7 @@ class Row:
     dtype: str
     mask_share: float = 1.0
     runs: int = 0
+    clock: str = "wall"
     median_ms: float | None = None
     p10_ms: float | None = None
     p90_ms: float | None = None

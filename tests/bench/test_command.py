@@ -79,6 +79,7 @@ def test_ops_with_goals_come_first():
     [
         (["gather_logprob"], "did you mean gather_logprobs?"),
         (["--dtype", "int8"], "'int8' is none of"),
+        (["--clock", "cpu", "--threads", "2"], "leave out --threads"),
         (["--shape", "12"], "'12' is not of the form 512x50257"),
         (["--shape", "0x5"], "'0x5' is not of the form"),
     ],

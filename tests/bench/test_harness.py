@@ -95,6 +95,13 @@ def test_restoring_runs_before_every_call_and_is_not_timed():
     assert row.median_ms < 1e3 * SLOWER
 
 
+def test_cpu_clock_leaves_out_time_in_which_others_run():
+    settings = Settings(seconds=0.02, clock="cpu")
+    row = measure_by_name(make_case(Provider(name="sleeps", run=slow)), settings)["sleeps"]
+    assert row.clock == "cpu"
+    assert row.median_ms < 1e3 * SLOWER
+
+
 def test_rounds_interleave_and_rotate_the_order():
     order = []
     runners = []
