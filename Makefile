@@ -7,7 +7,6 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 SPEC ?= specs/quickstart.yaml
-RUN ?= runs/quickstart
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: build demo test ctest pytest check lint format bench asan specs clean
@@ -26,7 +25,6 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 
 demo: build
 	python -m toolkit run $(SPEC)
-	python -m toolkit report $(RUN)
 test: ctest pytest
 ctest: build
 	cmake --preset cpu -DRLHF_KERNELS_MODULE=OFF -DRLHF_KERNELS_WERROR=$(or $(WERROR),OFF)
