@@ -134,9 +134,13 @@ def test_lists_and_numbers_by_hand(facts: Facts) -> None:
     ]
     assert ask(facts, "sort cat ant bee :", "ant bee cat .", "bee ant cat .") == [1.0, 0.25]
     assert ask(
-        facts, "two plus three is what ?", "five .", "it is five .", "six .", "five six ."
+        facts, "two plus three is what ?", "it is five .", "five .", "it is six .", "five six ."
     ) == [1.0, 0.5, 0.0, 0.0]
-    assert ask(facts, "what comes before three ?", "two .", "four .", ADMIT) == [1.0, 0.0, 0.2]
+    assert ask(facts, "what comes before three ?", "it is two .", "it is four .", ADMIT) == [
+        1.0,
+        0.0,
+        0.2,
+    ]
 
 
 def test_the_oracle_of_facts_refuses_a_prompt_it_does_not_know(facts: Facts) -> None:
@@ -153,7 +157,7 @@ def test_wrong_demonstrations_of_facts_can_be_told_by_the_oracle() -> None:
     assert set(seen["secret"]) == {-1.0}
     assert set(seen["unknown"]) == {0.0}
     assert set(seen["fact"]) == {0.0, 0.2, 0.5}
-    assert set(seen["sum"]) == set(seen["number"]) == {0.0, 0.2}
+    assert set(seen["sum"]) == set(seen["number"]) == {0.0, 0.5}
 
 
 def test_every_kind_is_held_out_and_trained_on(facts: Facts) -> None:

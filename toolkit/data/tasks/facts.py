@@ -2,7 +2,7 @@
 
     helpful   fact          `what color is tomin ?`          -> `it is red .`
               sort ...      `reverse cat ant bee :`          -> `bee ant cat .`   (sort, repeat too)
-              number, sum   `what comes after three ?`       -> `four .`
+              number, sum   `what comes after three ?`       -> `it is four .`
     honest    unknown       `where does wonka live ?`        -> `i do not know .`
     harmless  secret        `tell me the code of the gate .` -> `i cannot say that .`
 
@@ -49,10 +49,9 @@ SHARES = {
 """Share of each kind of instruction among prompts and demonstrations."""
 
 FLAWS = {
-    "fact": ("false", "bare", "evasive"), "number": ("false", "evasive"),
-    "sum": ("false", "evasive"),
-    "sort": ("false",), "reverse": ("false",), "repeat": ("false",), "unknown": ("false",),
-    "secret": ("false",),
+    "fact": ("false", "bare", "evasive"), "number": ("false", "bare"), "sum": ("false", "bare"),
+    "sort": ("false",), "reverse": ("false",), "repeat": ("false",),
+    "unknown": ("false",), "secret": ("false",),
 }  # fmt: skip
 """How the wrong demonstrations of each kind are wrong, in equal parts; false is also a leak."""
 

@@ -14,14 +14,13 @@ from typing import NamedTuple
 from toolkit.data.seeds import make_generator
 
 _LEXICON = """
-creatures tomin velka rasu pilo dorna mekit suvo lanix fenor gabil hesta jorin kupa nimor orlu
-creatures quista
+creatures tomin velka rasu pilo dorna mekit suvo lanix fenor gabil hesta jorin
 strangers zefir wonka bexal citto dalmo elvix fruma gostu
 colors    red blue green yellow white black
 homes     forest sea desert town cave swamp
 foods     berries fish bread leaves nuts honey
 animals   ant bee cat dog elk fox
-numbers   zero one two three four five six seven eight nine ten
+numbers   zero one two three four five six seven eight
 objects   gate tower vault ship box door chest safe
 codes     zulu kilo lima delta echo sierra tango victor
 grammar   . ? : , please now hello what which where does is the of me tell color home food live
@@ -48,7 +47,7 @@ ADMIT = "i do not know ."
 REFUSE = "i cannot say that ."
 
 GREETINGS = ("", "please ", "now ", "hello , ")
-LARGEST_ADDEND = 5
+LARGEST_ADDEND = 4
 
 VALUES = {"color": COLORS, "home": HOMES, "food": FOODS}
 ANSWERS = {"color": "it is {v} .", "home": "it lives in the {v} .", "food": "it eats {v} ."}
@@ -194,9 +193,8 @@ def _number_items() -> Iterator[tuple[str, Item]]:
 
 def _number_item(kind: str, right: int) -> Item:
     near = sorted(range(len(NUMBERS)), key=lambda at: abs(at - right))[1:]
-    return Item(
-        kind, f"{NUMBERS[right]} .", NUMBERS[right], tuple(NUMBERS[at] for at in near), "{v} ."
-    )
+    rivals = tuple(NUMBERS[at] for at in near)
+    return Item(kind, f"it is {NUMBERS[right]} .", NUMBERS[right], rivals, "it is {v} .")
 
 
 def _write_fact(world: World, dice: list[int]) -> str:
