@@ -183,3 +183,11 @@ def test_problems_can_be_raised_as_one_error(write) -> None:
     error = DataError(found.problems)
     assert error.exit_code == 3
     assert len(str(error).splitlines()) == 2
+
+
+def test_text_packed_with_zstd_reads_the_same(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard", reason="the zstandard library is not installed")
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(b"one\ntwo\n"))
+    found = read_documents(settings(str(path)))
+    assert ([document.text for document in found.records], found.problems) == (["one\ntwo\n"], [])
