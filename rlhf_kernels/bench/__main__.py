@@ -18,7 +18,7 @@ import rlhf_kernels as rk
 from rlhf_kernels.bench.cases import Settings
 from rlhf_kernels.bench.goals import judge_all, print_goals, to_records
 from rlhf_kernels.bench.harness import measure
-from rlhf_kernels.bench.machine import Machine, describe_machine
+from rlhf_kernels.bench.machine import CLOCKS, Machine, describe_machine
 from rlhf_kernels.bench.plot import draw_plot
 from rlhf_kernels.bench.rows import Row, append_csv, print_case, to_json
 
@@ -107,8 +107,8 @@ def run_ops(ops: Sequence[str], settings: Settings, machine: Machine, out: TextI
 
 def print_machine(machine: Machine, out: TextIO) -> None:
     """Print where the numbers come from."""
-    isa = f", {machine.isa}" if machine.isa else ""
-    print(f"{machine.device}, {machine.threads} threads{isa}, torch {machine.torch}", file=out)
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+    print(f"{machine.device}, {threads}, {machine.isa}, torch {machine.torch}", file=out)
     print(
         f"bandwidth of this process: {machine.read_gb_s:.1f} GB/s read,"
         f" {machine.update_gb_s:.1f} GB/s read + written; commit {machine.commit or 'unknown'}",
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     out = sys.stderr if options.json == "-" else sys.stdout
     start = time.perf_counter()
-    machine = describe_machine()
+    machine = describe_machine(CLOCKS[options.clock])
     print_machine(machine, out)
     rows = run_ops(ops, settings, machine, out)
     verdicts = judge_all(rows)

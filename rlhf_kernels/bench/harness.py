@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
-from rlhf_kernels.bench.machine import COLD_BYTES, CacheFlusher, Machine, measure_peak_memory
+from rlhf_kernels.bench.machine import (
+    CLOCKS,
+    COLD_BYTES,
+    CacheFlusher,
+    Clock,
+    Machine,
+    measure_peak_memory,
+)
 from rlhf_kernels.bench.rows import Row
 
 MIN_ROUNDS = 5
 MAX_ROUNDS = 60
 WARM_UP_CALLS = 2
-CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 #: A timed sample is at least this long; shorter calls are repeated inside it.
 SAMPLE_SECONDS = 5e-4
-
-Clock = Callable[[], float]
 
 
 @dataclass
