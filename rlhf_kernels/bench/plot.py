@@ -1,4 +1,4 @@
-"""Draw the rows: one panel per case, one bar per provider, the time on a logarithmic axis."""
+"""Draw the rows: one panel per case, one bar per provider; every axis starts at zero."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ def draw_panel(axis: Any, title: str, rows: Sequence[Row]) -> None:
         axis.text(max(row.median_ms, row.p90_ms), position, label, va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), [row.provider for row in rows], fontsize=8)
     axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.margins(x=0.3)
+    axis.set_xlim(0, 1.3 * max(row.p90_ms or 0.0 for row in rows))
     axis.tick_params(axis="x", labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
     axis.set_title(title, fontsize=9, loc="left")
