@@ -30,3 +30,16 @@ def test_bandwidths_are_positive():
     read, update = machine.measure_bandwidth(seconds=0.0)
     assert read > 0
     assert update > 0
+
+
+def test_peak_memory_counts_heap_that_was_resident_before():
+    # Small enough to come from the heap, where freed memory stays resident behind a live block.
+    def work():
+        return [torch.ones(16_000) for _ in range(200)]
+
+    last = (work(), torch.ones(16_000))[1]
+    peak = machine.measure_peak_memory(work)
+    if peak is None:
+        pytest.skip("this system does not count resident pages")
+    assert peak > 10
+    assert last.sum() == 16_000
