@@ -96,6 +96,7 @@ def run_ops(ops: Sequence[str], settings: Settings, machine: Machine, out: TextI
     rows: list[Row] = []
     for op in ops:
         module = importlib.import_module(f"rlhf_kernels.bench.bench_{op}")
+        gc.freeze()  # what lives now stays: each later collection then looks at little
         for case in module.make_cases(settings):
             found = measure(case, settings, machine)
             print_case(found, out)
