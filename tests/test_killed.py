@@ -10,7 +10,7 @@ import pytest
 
 from tests.end_to_end import SPEC, weights
 
-KILLED = {"sft": 40, "collect.1": 4, "reward.1": 12, "ppo.1": 4}
+KILLED = {"pretrain": 10, "sft": 40, "collect.1": 4, "reward.1": 12, "ppo.1": 4}
 """Stage -> lines of metrics after which the process is killed; checkpoints come every 3 steps."""
 
 

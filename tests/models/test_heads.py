@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from tests.tiny import tiny_model, tiny_text
+from tests.tiny import tiny_model, tiny_source, tiny_text
 from toolkit.data.batches import collate, windows
 from toolkit.models.heads import Policy, Scorer
-from toolkit.models.load import load_policy, load_scalar, make_scalar
+from toolkit.models.load import load_base, load_policy, load_scalar, make_scalar
 from toolkit.models.save import save_model
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Hardware
@@ -119,6 +119,13 @@ def test_a_missing_tensor_is_an_error_that_names_it(model, text, tmp_path):
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(StageFailed, match=r"missing keys.*ln_f\.weight"):
         load_policy(tmp_path / "lm", text)
+
+
+def test_a_new_model_and_a_loaded_one_have_dropout_off(text, tmp_path):
+    new = load_base(tiny_source(resid_pdrop=0.5), text, Stream(1, "base"))
+    save_model(new, tmp_path / "lm", text)
+    assert not new.training
+    assert not load_policy(tmp_path / "lm", text).training
 
 
 def test_bf16_is_for_compute_only(model, text, batch):

@@ -25,7 +25,7 @@ transformers.logging.disable_progress_bar()
 
 
 def load_base(source: ModelSource, text: Text, stream: Stream) -> PreTrainedModel:
-    """Load the base model's folder, or make it from `architecture` and `config`."""
+    """Load the base model's folder, or make it from `architecture` and `config`; dropout off."""
     if source.path is not None:
         return load_policy(Path(source.path), text)
     config = AutoConfig.for_model(
@@ -37,7 +37,7 @@ def load_base(source: ModelSource, text: Text, stream: Stream) -> PreTrainedMode
         pad_token_id=text.pad_id,
     )
     stream.seed_torch("new weights")
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def load_policy(folder: Path, text: Text) -> PreTrainedModel:
