@@ -11,8 +11,12 @@ from transformers import (
 )
 
 from tests.end_to_end import SPEC, STAGES, done, run_tiny, weights
+from toolkit.data.batches import collate
+from toolkit.models.heads import Scorer
+from toolkit.models.load import load_scalar
 from toolkit.pipeline.work import ppo_optimizer_steps, sft_steps
 from toolkit.spec.load import load_spec
+from toolkit.spec.schema import Hardware
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +63,12 @@ def test_exported_folders_load_with_plain_transformers(out):
     policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
     ids = tokenizer("dbaec>", return_tensors="pt").input_ids
     assert policy(ids).logits.shape == (1, 6, len(tokenizer))
+    batch = collate([ids[0].tolist()], [[0, 1, 2]], tokenizer.pad_token_id)
     for name in ("reward", "value"):
-        model = AutoModelForSequenceClassification.from_pretrained(folder / name)
-        assert isinstance(model.config.score_offset, float)
-        assert model(ids).logits.shape == (1, 1)
+        model = AutoModelForSequenceClassification.from_pretrained(folder / name).eval()
+        ours = Scorer(load_scalar(folder / name), Hardware()).scores(batch).item()
+        theirs = model(batch.ids).logits.item() - model.config.score_offset
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def test_demonstrations_average_zero_after_centring(out):

@@ -56,6 +56,7 @@ def sample_answers(
     ids, mask = pad_left(prompts, text.pad_id)
     padded = bool((mask == 0).any())
     positions = (mask.cumsum(1) - 1).clamp(min=0)
+    policy.model.eval()  # in training mode with recomputed activations there is no cache
     tokens = torch.full((len(prompts), max_response), text.pad_id)
     alive = torch.ones(len(prompts), dtype=torch.bool)
     cache = None

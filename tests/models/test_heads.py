@@ -128,6 +128,19 @@ def test_a_new_model_and_a_loaded_one_have_dropout_off(text, tmp_path):
     assert not load_policy(tmp_path / "lm", text).training
 
 
+def test_recomputed_activations_give_the_same_gradient(text, batch):
+    grads, calls = [], []
+    for checkpointing in (False, True):
+        model = tiny_model(text, resid_pdrop=0.5, attn_pdrop=0.5)
+        model.transformer.h[0].ln_1.register_forward_hook(lambda *_: calls.append(1))
+        policy = Policy(model, text.vocab, Hardware(gradient_checkpointing=checkpointing))
+        calls.clear()
+        policy.logits(batch)[0].square().mean().backward()
+        assert len(calls) == 1 + checkpointing
+        grads.append(model.transformer.h[0].attn.c_attn.weight.grad)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-7)
+
+
 def test_bf16_is_for_compute_only(model, text, batch):
     policy = Policy(model, text.vocab, Hardware(precision="bf16"))
     logits, _ = policy.logits(batch)

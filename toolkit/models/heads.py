@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
 from toolkit.data.batches import Batch
+from toolkit.models.load import set_residual_dropout
 from toolkit.spec.schema import Hardware
 
 
@@ -51,14 +52,14 @@ class Policy:
     def __post_init__(self) -> None:
         """Find out whether the head is a plain matrix product of the trunk's output."""
         self.plain_head = _head_is_plain(self.model)
-        if self.hardware.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+        _allow_checkpointing(self.model, self.hardware)
 
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits [N, V] of the response tokens that count, and those tokens [N].
 
         The rest is dropped before the head.
         """
+        _set_mode(self.model, self.hardware)
         with precision(self.hardware):
             if self.plain_head:
                 trunk = self.model.base_model(batch.ids, use_cache=False)[0]
@@ -100,8 +101,7 @@ class Scorer:
     def __post_init__(self) -> None:
         """Read the centring constant."""
         self.offset = float(getattr(self.model.config, "score_offset", 0.0))
-        if self.hardware.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+        _allow_checkpointing(self.model, self.hardware)
 
     def _head(self, hidden: Tensor) -> Tensor:
         with precision(self.hardware):
@@ -109,6 +109,7 @@ class Scorer:
             return values.squeeze(-1).float() - self.offset
 
     def _trunk(self, batch: Batch) -> Tensor:
+        _set_mode(self.model, self.hardware)
         with precision(self.hardware):
             hidden: Tensor = self.model.base_model(batch.ids, use_cache=False)[0]
         return hidden
@@ -136,6 +137,19 @@ class Scorer:
         """Return values [B, T] without gradients, 0 where the mask is False."""
         parts = [self.values_of(micro) for _, micro in batch.micro(self.hardware.micro_batch)]
         return torch.cat(parts) * batch.mask
+
+
+def _allow_checkpointing(model: PreTrainedModel, hardware: Hardware) -> None:
+    """Prepare for recomputed activations, which transformers offers in training mode only."""
+    if hardware.gradient_checkpointing:
+        set_residual_dropout(model, 0.0)
+        model.activation_checkpointing_enable()
+
+
+def _set_mode(model: PreTrainedModel, hardware: Hardware) -> None:
+    """Training mode where gradients are wanted and activations recomputed; else as it is."""
+    if hardware.gradient_checkpointing:
+        model.train(torch.is_grad_enabled())
 
 
 def _select(per_position: Tensor, batch: Batch) -> Tensor:

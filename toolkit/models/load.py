@@ -108,6 +108,7 @@ def set_residual_dropout(model: PreTrainedModel, share: float) -> int:
             residual = name.endswith(("resid_dropout", "mlp.dropout"))
             module.p = share if residual else 0.0
             places += residual
-        elif hasattr(module, "attn_dropout") and isinstance(module.attn_dropout, float):
-            module.attn_dropout = 0.0
+        for attention in ("attn_dropout", "attention_dropout"):
+            if isinstance(getattr(module, attention, None), float):
+                setattr(module, attention, 0.0)
     return places
