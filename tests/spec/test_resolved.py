@@ -55,7 +55,8 @@ def test_the_docs_are_up_to_date() -> None:
 
 def test_every_preset_is_sound(write: Write) -> None:
     for name in preset_names():
-        load_spec(write(f"extends: {name}\ndata: {{task: {{name: sort}}}}\n"))
+        loaded = load_spec(write(f"extends: {name}\ndata: {{task: {{name: sort}}}}\n"))
+        assert f"preset {name}" in loaded.origins.values()
 
 
 def test_every_default_lies_in_its_own_range() -> None:

@@ -143,7 +143,9 @@ def _allow_checkpointing(model: PreTrainedModel, hardware: Hardware) -> None:
     """Prepare for recomputed activations, which transformers offers in training mode only."""
     if hardware.gradient_checkpointing:
         set_residual_dropout(model, 0.0)
-        model.activation_checkpointing_enable()
+        # the first name came during transformers 5, the second goes with 6
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)()
 
 
 def _set_mode(model: PreTrainedModel, hardware: Hardware) -> None:
