@@ -48,6 +48,14 @@ def test_a_fall_from_the_peak_during_ppo_is_noticed():
     assert over_optimisation(before, after, curve[:10]) == []
 
 
+def test_a_lucky_window_is_no_peak():
+    before, after = judged(0.6, 0.4, 0.0), judged(0.7, 0.5, 3.0)
+    swing = [0.12, -0.1, 0.02, -0.11, 0.1, 0.0, -0.05, 0.09]
+    noise = [{"objective/oracle": 0.7 + s} for s in swing * 10]
+    lucky = [{"objective/oracle": 0.77}] * 6
+    assert over_optimisation(before, after, [*noise[:40], *lucky, *noise[40:]]) == []
+
+
 def test_an_improvement_is_no_warning():
     assert over_optimisation(judged(0.6, 0.4, 0.0), judged(0.9, 0.8, 3.0), []) == []
     assert over_optimisation({"reward": [0.0, 0.0]}, {"reward": [1.0, 1.0]}, []) == []

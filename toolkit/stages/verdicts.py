@@ -70,10 +70,16 @@ def _rose(
     return bool(difference.mean() > 2 * error)
 
 
-def _fall_from_peak(values: Sequence[float], window: int = 5) -> tuple[float, float] | None:
-    """(peak, end) of the running mean when it ends more than 0.05 below its peak."""
+def _fall_from_peak(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return (peak, end) of the running mean when it ends clearly below its peak.
+
+    Clearly: by more than 0.05, and by more than four standard errors of a window's mean, since a
+    peak is the luckiest of many windows.
+    """
+    window = max(5, len(values) // 8)
     if len(values) < 2 * window:
         return None
     smooth = np.convolve(values, np.ones(window) / window, mode="valid")
     peak, end = float(smooth.max()), float(smooth[-1])
-    return (peak, end) if peak - end > 0.05 else None
+    error = float(np.diff(values).std()) / (2 * window) ** 0.5
+    return (peak, end) if peak - end > max(0.05, 4 * error) else None
