@@ -12,6 +12,7 @@ from transformers import (
 
 from tests.end_to_end import SPEC, STAGES, done, run_tiny, weights
 from toolkit.data.batches import collate
+from toolkit.data.tokenize import load_text
 from toolkit.models.heads import Scorer
 from toolkit.models.load import load_scalar
 from toolkit.pipeline.work import ppo_optimizer_steps, sft_steps
@@ -63,10 +64,11 @@ def test_exported_folders_load_with_plain_transformers(out):
     policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
     ids = tokenizer("dbaec>", return_tensors="pt").input_ids
     assert policy(ids).logits.shape == (1, 6, len(tokenizer))
+    text = load_text(folder / "policy")
     batch = collate([ids[0].tolist()], [[0, 1, 2]], tokenizer.pad_token_id)
     for name in ("reward", "value"):
         model = AutoModelForSequenceClassification.from_pretrained(folder / name).eval()
-        ours = Scorer(load_scalar(folder / name), Hardware()).scores(batch).item()
+        ours = Scorer(load_scalar(folder / name, text), Hardware()).scores(batch).item()
         theirs = model(batch.ids).logits.item() - model.config.score_offset
         assert ours == pytest.approx(theirs, abs=1e-5)
 

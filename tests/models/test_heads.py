@@ -77,7 +77,7 @@ def test_saved_scores_equal_plain_transformers_less_the_offset(model, text, batc
     scalar = make_scalar(tmp_path / "lm", text, Stream(1, "head"))
     scalar.config.score_offset = 0.75
     save_model(scalar, tmp_path / "rm", text)
-    ours = Scorer(load_scalar(tmp_path / "rm"), Hardware()).scores(batch)
+    ours = Scorer(load_scalar(tmp_path / "rm", text), Hardware()).scores(batch)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
     theirs = plain(batch.ids, attention_mask=(batch.ids != text.pad_id).long()).logits[:, 0]
     torch.testing.assert_close(ours, theirs.detach() - 0.75, rtol=1e-5, atol=1e-6)

@@ -14,12 +14,16 @@ def one_weight(value=1.0):
     return model
 
 
+def ignore(norm):
+    """Accept any gradient norm."""
+
+
 def rates(updater, steps):
     seen = []
     for _ in range(steps):
         seen.append(updater.lr)
         updater.parameters[0].grad = torch.ones_like(updater.parameters[0])
-        updater.step()
+        updater.step(ignore)
     return seen
 
 
@@ -52,7 +56,7 @@ def test_clipping_scales_to_the_norm_and_reports_the_norm_before():
     model = one_weight(0.0)
     updater = Updater(model, schema.Optimizer(clip_norm=1.0), 1.0)
     model.weight.grad = torch.full_like(model.weight, 10.0)
-    assert updater.step() == pytest.approx(10.0)
+    assert updater.step(ignore) == pytest.approx(10.0)
     assert updater.optimizer.state[model.weight]["exp_avg"].item() == pytest.approx(0.1)
 
 
@@ -69,7 +73,7 @@ def test_a_restored_updater_goes_on_to_the_same_bits():
     def run(model, updater, start, stop):
         for i in range(start, stop):
             model.weight.grad = torch.full_like(model.weight, float(i + 1))
-            updater.step()
+            updater.step(ignore)
 
     whole, cut = one_weight(), one_weight()
     straight = make_updater(whole, schema.Optimizer(), 0.1, plan, 10)
@@ -90,3 +94,17 @@ def test_the_average_counts_the_start_and_moves_per_step():
     assert average.module.weight.item() == pytest.approx(1.1)
     average.update_parameters(model)
     assert average.module.weight.item() == pytest.approx(1.19)
+
+
+def test_a_gradient_that_is_not_a_number_never_reaches_the_weights():
+    model = one_weight(1.0)
+    updater = Updater(model, schema.Optimizer(), 1.0)
+    model.weight.grad = torch.full_like(model.weight, float("nan"))
+
+    def refuse(norm):
+        assert norm != norm
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        updater.step(refuse)
+    assert model.weight.item() == 1.0

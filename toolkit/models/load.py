@@ -46,19 +46,17 @@ def load_policy(folder: Path, text: Text) -> PreTrainedModel:
         folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     _refuse_loose_ends(folder, info, allowed=())
-    if model.config.vocab_size < len(text.tokenizer):
-        model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
-    model.config.pad_token_id = text.pad_id
-    return model.eval()
+    return _fit_to_text(model, text)
 
 
-def load_scalar(folder: Path) -> PreTrainedModel:
+def load_scalar(folder: Path, text: Text) -> PreTrainedModel:
     """Load a reward or value model in fp32, dropout off."""
     model, info = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=1, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     _refuse_loose_ends(folder, info, allowed=())
-    return model.eval()
+    _scalar_head(folder, model)
+    return _fit_to_text(model, text)
 
 
 def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
@@ -74,18 +72,28 @@ def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
     _refuse_loose_ends(
         backbone, info, allowed=("score.weight", "lm_head.weight", "embed_out.weight")
     )
-    head = getattr(model, "score", None)
-    if not isinstance(head, torch.nn.Linear) or getattr(head, "bias", None) is not None:
-        raise StageFailed(
-            f"{backbone}: {type(model).__name__} has no bias-free linear head named `score`; "
-            "use an architecture whose sequence classifier has one, such as gpt2, llama or qwen2"
-        )
+    head = _scalar_head(backbone, model)
     width = head.in_features
     torch.nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
+    model.config.score_offset = 0.0
+    return _fit_to_text(model, text)
+
+
+def _scalar_head(folder: Path, model: PreTrainedModel) -> torch.nn.Linear:
+    head = getattr(model, "score", None)
+    if not isinstance(head, torch.nn.Linear) or "bias" in dict(head.named_parameters()):
+        raise StageFailed(
+            f"{folder}: {type(model).__name__} has no bias-free linear head named `score`; "
+            "use an architecture whose sequence classifier has one, such as gpt2, llama or qwen2"
+        )
+    return head
+
+
+def _fit_to_text(model: PreTrainedModel, text: Text) -> PreTrainedModel:
+    """Give the padding token a row, and turn dropout off."""
     if model.config.vocab_size < len(text.tokenizer):
         model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
     model.config.pad_token_id = text.pad_id
-    model.config.score_offset = 0.0
     return model.eval()
 
 
@@ -100,15 +108,28 @@ def _refuse_loose_ends(folder: Path, info: dict[str, Any], allowed: tuple[str, .
             )
 
 
+_RESIDUAL = ("resid_dropout", "mlp.dropout", "post_attention_dropout", "post_mlp_dropout")
+
+
 def set_residual_dropout(model: PreTrainedModel, share: float) -> int:
-    """Set dropout on the residual branches only (C.1); return how many places it has."""
+    """Set dropout on the residual branches only (C.1); return how many places it has.
+
+    Some architectures keep a rate as a number of a module: `dropout` of a decoder layer acts on
+    its residual branch, every other one elsewhere.
+    """
     places = 0
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout):
-            residual = name.endswith(("resid_dropout", "mlp.dropout"))
+            residual = name.endswith(_RESIDUAL)
             module.p = share if residual else 0.0
             places += residual
-        for attention in ("attn_dropout", "attention_dropout"):
-            if isinstance(getattr(module, attention, None), float):
-                setattr(module, attention, 0.0)
+            continue
+        for rate in [key for key, value in vars(module).items() if _is_rate(key, value)]:
+            residual = rate == "dropout" and type(module).__name__.endswith("DecoderLayer")
+            setattr(module, rate, share if residual else 0.0)
+            places += residual
     return places
+
+
+def _is_rate(name: str, value: object) -> bool:
+    return "dropout" in name and isinstance(value, float)

@@ -14,6 +14,9 @@ from toolkit.spec.schema import ModelSource, Spec
 RULES = RuleTable()
 
 
+_FROM_TEXT = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
 def _sources(spec: Spec) -> Iterator[tuple[str, ModelSource]]:
     yield "models.base", spec.models.base
     if spec.models.reward is not None:
@@ -50,7 +53,10 @@ def architecture_exists(spec: Spec) -> Iterator[Finding]:
             continue
         allowed = config_keys(source.architecture)
         for key in source.config:
-            if allowed and key not in allowed:
+            if key in _FROM_TEXT:
+                message = "comes from the tokenizer; remove it"
+                yield (f"{name}.config.{key}",), message
+            elif allowed and key not in allowed:
                 message = f"{source.architecture} has no such setting; {did_you_mean(key, allowed)}"
                 yield (f"{name}.config.{key}",), message
 

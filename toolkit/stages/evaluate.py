@@ -23,6 +23,7 @@ from toolkit.data.prepare import load_task
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_policy, load_scalar
 from toolkit.rollout import sample_answers
+from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.shared import (
@@ -56,6 +57,10 @@ class Evaluate:
         ctx = self.ctx
         self.text = text_of(ctx)
         prompts = read_records(ctx.inputs["data"] / "prompts.valid.jsonl")
+        if not prompts:
+            raise StageFailed(
+                "evaluate: no prompts are held out; raise data.split.valid or give more prompts"
+            )
         count = min(self.config.prompts, len(prompts))
         self.prompts = [
             prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]
@@ -65,7 +70,9 @@ class Evaluate:
         judged = [p["prompt"] for p in self.prompts] if self.oracle is not None else []
         self.kinds = [] if task is None else task.categories(judged)
         folder = reward_folder(ctx)
-        self.reward = None if folder is None else Scorer(load_scalar(folder), ctx.spec.hardware)
+        self.reward = (
+            None if folder is None else Scorer(load_scalar(folder, self.text), ctx.spec.hardware)
+        )
         self.reference = self._policy(load_sft(ctx, self.text))
         self.names: dict[str, Path | None] = {"sft": None}
         if "ppo" in ctx.inputs:

@@ -71,7 +71,9 @@ class Label:
 
     def _by_model(self) -> list[float]:
         assert self.config.model is not None
-        scorer = Scorer(load_scalar(Path(self.config.model.path)), self.ctx.spec.hardware)
+        scorer = Scorer(
+            load_scalar(Path(self.config.model.path), self.text), self.ctx.spec.hardware
+        )
         flat: list[float] = []
         for sample in self.samples:
             count = len(sample["responses_ids"])

@@ -39,9 +39,9 @@ from toolkit.stages.shared import (
     text_of,
     write_records,
 )
-from toolkit.stages.watch import Watch, add_statistics, objective
+from toolkit.stages.watch import Watch, add_statistics, join, objective
 from toolkit.training.ema import make_ema
-from toolkit.training.guard import check_finite
+from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_ppo_updater
 from toolkit.training.random import Order, Stream
 
@@ -69,7 +69,7 @@ class PPO:
                 "ppo: the run has no reward model; give models.reward_trained or a reward stage"
             )
         self.models = Models(
-            policy, reference, self._value(), Scorer(load_scalar(reward), hardware)
+            policy, reference, self._value(), Scorer(load_scalar(reward, self.text), hardware)
         )
         for frozen in (reference.model, self.models.reward.model):
             frozen.requires_grad_(False)
@@ -93,7 +93,7 @@ class PPO:
         ctx = self.ctx
         folder = reward_folder(ctx)
         if self.config.value.init == "reward" and folder is not None:
-            return Scorer(load_scalar(folder), ctx.spec.hardware)
+            return Scorer(load_scalar(folder, self.text), ctx.spec.hardware)
         start = sft_folder(ctx)
         if start is None:
             raise StageFailed("ppo.value.init is sft but no SFT model is on disk; set it to reward")
@@ -117,7 +117,7 @@ class PPO:
         """One iteration: sample, score, then update in minibatches."""
         experience = self._sample(i)
         self.watch.before_update(i, experience)
-        sums: dict[str, float] = defaultdict(float)
+        seen: list[dict[str, float]] = []
         lr = self.updater.lr
         for epoch in range(self.config.inner_epochs):
             order = torch.from_numpy(
@@ -130,12 +130,13 @@ class PPO:
                     self.watch.first_minibatch(experience, stats)
                 if self.ema is not None:
                     self.ema.update_parameters(self.models.policy.model)
-                for name, value in stats.items():
-                    sums[name] += value
-        updates = self.config.inner_epochs * (self.config.batch // self.config.minibatch)
-        means = {name: value / updates for name, value in sums.items()}
+                seen.append(stats)
         self.last = experience
-        figures = {**objective(experience, self.config.kl.coef, self.oracle), **means, "lr": lr}
+        figures = {
+            **objective(experience, self.config.kl.coef, self.oracle),
+            **join(seen),
+            "lr": lr,
+        }
         return figures | {"tokens": float(experience.batch.tokens)}
 
     def _sample(self, i: int) -> Experience:
@@ -162,7 +163,9 @@ class PPO:
         stats = self._backward_ppo(i, experience, rows)
         if self.pretrain is not None:
             stats.update(self._backward_ptx(i))
-        stats["ppo/total_grad_norm"] = self.updater.step()
+        stats["ppo/total_grad_norm"] = self.updater.step(
+            norm_check(self.ctx, i, ids=experience.batch.rows(rows).ids)
+        )
         return stats
 
     def _backward_ppo(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
@@ -189,7 +192,7 @@ class PPO:
             )
             check_finite(self.ctx, i, "the policy loss", float(loss.detach()), ids=micro.ids)
             loss.backward()
-            add_statistics(sums, stats, "ppo/policy/", micro.tokens / max(1, batch.tokens))
+            add_statistics(sums, stats, "ppo/policy/")
         return {**sums, "ppo/grad_norm": self.updater.grad_norm()}
 
     def _backward_ptx(self, i: int) -> dict[str, float]:
@@ -230,7 +233,10 @@ class PPO:
             (config.vf_coef * loss).backward()
             sums["ppo/val/loss"] += float(loss.detach())
             sums["ppo/val/clipfrac"] += float(stats["clipfrac"])
-        return {**sums, "ppo/val/grad_norm": self.value_updater.step()}
+        return {
+            **sums,
+            "ppo/val/grad_norm": self.value_updater.step(norm_check(self.ctx, i, ids=batch.ids)),
+        }
 
     def state(self) -> dict[str, Any]:
         """All weights that change, both optimizers, the average, the audit, what is watched."""

@@ -25,7 +25,7 @@ from toolkit.stages.shared import (
     stream_of,
     text_of,
 )
-from toolkit.training.guard import check_finite
+from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Stream
 
@@ -66,7 +66,11 @@ class Pretrain:
         lr = self.updater.lr
         loss = backward_cross_entropy(self.policy, batch)
         check_finite(self.ctx, i, "the loss", loss, ids=batch.ids)
-        values = {"loss": loss, "grad_norm": self.updater.step(), "lr": lr}
+        values = {
+            "loss": loss,
+            "grad_norm": self.updater.step(norm_check(self.ctx, i, ids=batch.ids)),
+            "lr": lr,
+        }
         return values | {"tokens": float(batch.tokens)}
 
     def state(self) -> dict[str, Any]:

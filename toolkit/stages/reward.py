@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
 from toolkit.data.batches import collate, offsets
 from toolkit.models.heads import Scorer
-from toolkit.models.load import make_scalar
+from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext, StageResult
@@ -38,7 +39,7 @@ from toolkit.stages.shared import (
     text_of,
     write_records,
 )
-from toolkit.training.guard import check_finite
+from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Order, Stream, key_of
 
@@ -84,10 +85,14 @@ class Reward:
         own = ctx.spec.models.reward
         if own is not None and own.path is not None:
             return Path(own.path)
+        if own is not None:
+            return self._written(load_base(own, self.text, Stream(ctx.spec.seed, "reward base")))
         folder = sft_folder(ctx) if self.config.init == "sft" else pretrained_folder(ctx)
-        if folder is None:
-            folder = ctx.work / "untrained"
-            save_model(load_pretrained(ctx, self.text), folder, self.text)
+        return folder or self._written(load_pretrained(ctx, self.text))
+
+    def _written(self, model: PreTrainedModel) -> Path:
+        folder = self.ctx.work / "untrained"
+        save_model(model, folder, self.text)
         return folder
 
     def step(self, i: int) -> dict[str, float]:
@@ -99,7 +104,12 @@ class Reward:
         records = [self.train[r] for r in rows]
         lr = self.updater.lr
         loss, accuracy = self._backward(i, records)
-        values = {"loss": loss, "accuracy": accuracy, "grad_norm": self.updater.step(), "lr": lr}
+        values = {
+            "loss": loss,
+            "accuracy": accuracy,
+            "grad_norm": self.updater.step(norm_check(self.ctx, i, records=records)),
+            "lr": lr,
+        }
         tokens = sum(len(ids) for r in records for ids in r["responses_ids"])
         return values | {"tokens": float(tokens)}
 
@@ -243,10 +253,12 @@ def split_by_prompt(
     """
     train: list[Record] = []
     valid: list[Record] = []
+    fixed = {r["prompt"]: r["split"] for r in records if "split" in r}
     for record in records:
         owner = str(record.get("user") or record["prompt"])
         held = key_of(seed, "held-out rankings", owner) / 2**128 < share
-        side = record.get("split", "valid" if held else "train")
+        drawn = "valid" if held else "train"
+        side = record.get("split") or fixed.get(record["prompt"], drawn)
         (valid if side == "valid" else train).append(record)
     return train, valid
 

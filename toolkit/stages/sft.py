@@ -24,7 +24,7 @@ from toolkit.stages.shared import (
     stream_of,
     text_of,
 )
-from toolkit.training.guard import check_finite
+from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Order
 
@@ -69,7 +69,11 @@ class Sft:
         lr = self.updater.lr
         loss = backward_cross_entropy(self.policy, batch)
         check_finite(self.ctx, i, "the loss", loss, ids=batch.ids)
-        values = {"loss": loss, "grad_norm": self.updater.step(), "lr": lr}
+        values = {
+            "loss": loss,
+            "grad_norm": self.updater.step(norm_check(self.ctx, i, ids=batch.ids)),
+            "lr": lr,
+        }
         values["tokens"] = float(batch.tokens)
         if place == self.per_epoch - 1 and self.valid:
             self.valid_loss.append(self._held_out_loss())

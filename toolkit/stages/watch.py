@@ -16,6 +16,7 @@ from toolkit.training.guard import StopStage
 Oracle = Callable[[list[str], list[str], list[bool]], list[float]]
 
 _AUDIT = {"fp32": 1e-5, "bf16": 1e-2}  # recomputed log-probs of the same weights (detail 29)
+_EXTREMES = ("ratio_max", "ratio_error")
 _SUSTAINED = 10  # iterations in a row with a negative mean KL before it is reported (detail 27)
 
 
@@ -96,18 +97,25 @@ def objective(experience: Experience, kl_coef: float, oracle: Oracle | None) -> 
     return values
 
 
-def add_statistics(
-    sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str, share: float
-) -> None:
-    """Add a micro-batch's statistics.
+def add_statistics(sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str) -> None:
+    """Add a micro-batch's statistics: shares of a minibatch's mean add, extremes are taken.
 
-    Sums over the minibatch's denominator add, spreads are averaged, extremes taken.
+    The ratio's variance is around each micro-batch's own mean, so its sum leaves out the spread
+    between those means.
     """
     for name, value in stats.items():
         number = float(value)
-        if name in ("ratio_max", "ratio_error"):
+        if name in _EXTREMES:
             sums[prefix + name] = max(sums.get(prefix + name, number), number)
-        elif name == "ratio_var":
-            sums[prefix + name] += number * share
         else:
             sums[prefix + name] += number
+
+
+def join(minibatches: list[dict[str, float]]) -> dict[str, float]:
+    """Join the statistics of an iteration's minibatches: means, and the extremes of extremes."""
+    joined = {}
+    for name in minibatches[0]:
+        values = [stats[name] for stats in minibatches]
+        extreme = name.rpartition("/")[2] in _EXTREMES
+        joined[name] = max(values) if extreme else sum(values) / len(values)
+    return joined

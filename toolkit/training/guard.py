@@ -6,6 +6,7 @@ With the batch saved and the last good checkpoint kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from toolkit.spec.errors import StageFailed
@@ -15,6 +16,11 @@ from toolkit.training.checkpoint import save_whole
 
 class StopStage(Exception):
     """A stop rule fired: the stage ends here, with what it has, and says why."""
+
+
+def norm_check(ctx: StageContext, step: int, **batch: Any) -> Callable[[float], None]:
+    """Make the check of a gradient norm that an updater calls before it moves the weights."""
+    return lambda norm: check_finite(ctx, step, "the gradient norm", norm, **batch)
 
 
 def check_finite(ctx: StageContext, step: int, name: str, value: float, **batch: Any) -> None:

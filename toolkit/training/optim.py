@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -53,12 +55,13 @@ class Updater:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(grads, foreach=True))
 
-    def step(self) -> float:
+    def step(self, check: Callable[[float], None]) -> float:
         """Clip, update, advance the schedule, clear the gradients.
 
         Return the norm before clipping.
         """
         norm = self.grad_norm()
+        check(norm)  # one NaN would otherwise reach every weight, and the next checkpoint
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(
                 self.parameters, self.clip_norm, torch.tensor(norm), foreach=True
