@@ -38,7 +38,7 @@ def test_a_scan_imports_no_torch_and_no_transformers(name: str, root: Path) -> N
 
 def test_a_scan_is_kept_until_the_file_changes(write, spec_of) -> None:
     path = write("p.jsonl", {"prompt": "one"})
-    spec = spec_of(prompts=path)
+    spec = replace(spec_of(prompts=path), evaluate=None)
     first, second = scan(spec), scan(spec)
     assert (first.cached, second.cached) == (False, True)
     assert second.counts == first.counts
@@ -48,7 +48,7 @@ def test_a_scan_is_kept_until_the_file_changes(write, spec_of) -> None:
 
 
 def test_a_scan_is_kept_until_the_settings_change(write, spec_of) -> None:
-    spec = spec_of(prompts=write("p.jsonl", {"prompt": "one"}))
+    spec = replace(spec_of(prompts=write("p.jsonl", {"prompt": "one"})), evaluate=None)
     assert not scan(spec).cached
     assert not scan(
         replace(spec, text=replace(spec.text, max_prompt=2, template="{prompt}{response}"))
@@ -71,3 +71,10 @@ def test_a_scan_works_where_nothing_can_be_kept(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     spec = Spec(data=Data(task=Task(name="sort", demonstrations=10, prompts=10, valid_prompts=10)))
     assert scan(spec).counts["demonstrations"]["train"] == 10
+
+
+def test_nothing_held_out_is_a_problem_while_the_run_evaluates(write, spec_of) -> None:
+    spec = spec_of(prompts=write("p.jsonl", {"prompt": "one"}))
+    (problem,) = scan(spec).problems
+    assert "no prompts are held out, so nothing can be evaluated" in problem.message
+    assert not scan(replace(spec, evaluate=None)).problems

@@ -55,7 +55,7 @@ def overview() -> str:
         "start:",
         f"  {PROGRAM} new my.yaml --from quickstart",
         f"  {PROGRAM} check my.yaml",
-        f"  {PROGRAM} run my.yaml",
+        f"  {PROGRAM} plan my.yaml",
         f"  {PROGRAM} run my.yaml",
         "",
         EXIT_CODES,

@@ -111,7 +111,7 @@ def prepare(spec: Spec, text: Text, task: Task | None = None) -> Prepared:
     for part in parts:
         problems += _tokenize_part(spec, text, part, held, out)
     if not problems:
-        problems = _left_empty(parts, out)
+        problems = _left_empty(parts, out) + _none_held_out(spec, parts, out)
     if problems:
         raise DataError(problems)
     out.warnings += _warnings(text, out)
@@ -267,6 +267,18 @@ def summary_of(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if name != "kept")
 
 
+def _none_held_out(spec: Spec, parts: Iterable[_Part], out: Prepared) -> list[Problem]:
+    """Without held-out prompts the last stage could not compare anything."""
+    if spec.evaluate is None:
+        return []
+    message = (
+        "no prompts are held out, so nothing can be evaluated; raise data.split.valid, give more "
+        "prompts, or set evaluate: null"
+    )
+    empty = [p for p in parts if p.kind == "prompts" and out.counts[p.kind]["valid"] == 0]
+    return [Problem(part.found.file, 0, 0, "", message) for part in empty]
+
+
 def _warnings(text: Text, out: Prepared) -> list[str]:
     """Say what was dropped, what has no held-out records, and whether the tokenizer loses text."""
     said = []
@@ -276,10 +288,6 @@ def _warnings(text: Text, out: Prepared) -> list[str]:
         }
         if rules:
             said.append(f"{kind}: dropped " + ", ".join(f"{v} {k}" for k, v in rules.items()))
-        if kind == "prompts" and counts["valid"] == 0:
-            said.append(
-                "prompts: none are held out, so nothing can be evaluated; raise data.split.valid"
-            )
     shown = out.records.get("demonstrations", {}).get("train", [])[:32]
     lossy = next((row["response"] for row in shown if not text.round_trips(row["response"])), None)
     if lossy is not None:

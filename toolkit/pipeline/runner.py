@@ -19,7 +19,7 @@ from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.events import Display, Events, Silent, now
 from toolkit.pipeline.files import write_text_atomic
 from toolkit.pipeline.gates import check_gate
-from toolkit.pipeline.graph import build_graph, select
+from toolkit.pipeline.graph import Node, build_graph, select
 from toolkit.pipeline.guard import only_writer
 from toolkit.pipeline.lock import write_lock
 from toolkit.pipeline.machine import Machine, resolve_machine
@@ -58,10 +58,7 @@ def prepare(
     """
     spec = loaded.spec
     machine = resolve_machine(spec.hardware)
-    try:
-        nodes = select(build_graph(spec), until)
-    except ValueError as error:
-        raise SpecError([Problem("command line", 0, 0, "--until", str(error))]) from error
+    nodes = chosen_nodes(spec, until)
     run = Path(spec.out)
     digests = Digests(run / ".digests.json")
     decisions = decide(spec, nodes, run, machine, digests, from_scratch=from_scratch)
@@ -89,7 +86,8 @@ def run(
             it waits for labels.
     """
     folder = Path(loaded.spec.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    chosen_nodes(loaded.spec, until)
+    _make_folder(folder)
     show = display or Silent()
     with only_writer(folder):
         Store(folder).recover()
@@ -102,6 +100,28 @@ def run(
         finally:
             events.close()
     return Outcome(folder=folder, decisions=decisions)
+
+
+def chosen_nodes(spec: Spec, until: str | None) -> list[Node]:
+    """Return the stages up to `until`.
+
+    Raises:
+        SpecError: `until` names no stage of the run.
+    """
+    try:
+        return select(build_graph(spec), until)
+    except ValueError as error:
+        raise SpecError([Problem("command line", 0, 0, "--until", str(error))]) from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = (
+            f"cannot make the run folder {folder}: {error.strerror}; name one that can be made"
+        )
+        raise SpecError([Problem("spec", 0, 0, "out", message)]) from error
 
 
 def _describe(folder: Path, loaded: Loaded, decisions: list[Decision], machine: Machine) -> None:

@@ -61,6 +61,18 @@ def architecture_exists(spec: Spec) -> Iterator[Finding]:
                 yield (f"{name}.config.{key}",), message
 
 
+@RULES.rule("models")
+def heads_divide_the_width(spec: Spec) -> Iterator[Finding]:
+    """Attention heads share the hidden width evenly."""
+    names = (("n_head", "n_embd"), ("num_attention_heads", "hidden_size"))
+    for name, source in _sources(spec):
+        for heads, width in names:
+            count, size = source.config.get(heads), source.config.get(width)
+            if isinstance(count, int) and isinstance(size, int) and (count < 1 or size % count):
+                message = f"{width} {size} does not divide into {count} heads; change one of them"
+                yield (f"{name}.config.{heads}",), message
+
+
 @RULES.rule("models", "pretrain")
 def pretrain_is_for_new_models(spec: Spec) -> Iterator[Finding]:
     """A finished base model is not pretrained again."""
