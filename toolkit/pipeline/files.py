@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from toolkit.spec.errors import Problem, SpecError
+
 
 def fsync_folder(folder: Path) -> None:
     """Make renames inside `folder` survive a power cut."""
@@ -68,3 +70,18 @@ def remove_tree(folder: Path) -> None:
     trash = folder.with_name(f".trash-{folder.name}-{os.getpid()}")
     folder.rename(trash)
     shutil.rmtree(trash)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a run folder.
+
+    Raises:
+        SpecError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = (
+            f"cannot make the run folder {folder}: {error.strerror}; name one that can be made"
+        )
+        raise SpecError([Problem("spec", 0, 0, "out", message)]) from error

@@ -17,7 +17,7 @@ from typing import Any
 from toolkit.pipeline.decide import Decision, decide
 from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.events import Display, Events, Silent, now
-from toolkit.pipeline.files import write_text_atomic
+from toolkit.pipeline.files import make_folder, write_text_atomic
 from toolkit.pipeline.gates import check_gate
 from toolkit.pipeline.graph import Node, build_graph, select
 from toolkit.pipeline.guard import only_writer
@@ -87,7 +87,7 @@ def run(
     """
     folder = Path(loaded.spec.out)
     chosen_nodes(loaded.spec, until)
-    _make_folder(folder)
+    make_folder(folder)
     show = display or Silent()
     with only_writer(folder):
         Store(folder).recover()
@@ -112,16 +112,6 @@ def chosen_nodes(spec: Spec, until: str | None) -> list[Node]:
         return select(build_graph(spec), until)
     except ValueError as error:
         raise SpecError([Problem("command line", 0, 0, "--until", str(error))]) from error
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = (
-            f"cannot make the run folder {folder}: {error.strerror}; name one that can be made"
-        )
-        raise SpecError([Problem("spec", 0, 0, "out", message)]) from error
 
 
 def _describe(folder: Path, loaded: Loaded, decisions: list[Decision], machine: Machine) -> None:
