@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from toolkit.pipeline import reasons
 from toolkit.pipeline.digests import Digests
-from toolkit.pipeline.graph import Node
+from toolkit.pipeline.graph import Node, build_graph, select
 from toolkit.pipeline.identity import compute_key, compute_parts
 from toolkit.pipeline.machine import Machine
 from toolkit.pipeline.store import Store
+from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.schema import Spec
 
 Action = Literal["cached", "reused", "continues", "runs"]
@@ -97,3 +98,15 @@ def _fate(
         return "runs", "not run yet"
     phrases = reasons.changes(done.parts, parts, actions, dict(node.inputs))
     return "runs", reasons.sentence(phrases)
+
+
+def chosen_nodes(spec: Spec, until: str | None) -> list[Node]:
+    """Return the stages up to `until`.
+
+    Raises:
+        SpecError: `until` names no stage of the run.
+    """
+    try:
+        return select(build_graph(spec), until)
+    except ValueError as error:
+        raise SpecError([Problem("command line", 0, 0, "--until", str(error))]) from error

@@ -14,18 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.pipeline.decide import Decision, decide
+from toolkit.pipeline.decide import Decision, chosen_nodes, decide
 from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.events import Display, Events, Silent, now
 from toolkit.pipeline.files import make_folder, write_text_atomic
 from toolkit.pipeline.gates import check_gate
-from toolkit.pipeline.graph import Node, build_graph, select
 from toolkit.pipeline.guard import only_writer
 from toolkit.pipeline.lock import write_lock
 from toolkit.pipeline.machine import Machine, resolve_machine
 from toolkit.pipeline.memory import peak_memory, reset_peak
 from toolkit.pipeline.store import Done, Partial, Store
-from toolkit.spec.errors import Problem, SpecError, WaitsForLabels
+from toolkit.spec.errors import WaitsForLabels
 from toolkit.spec.load import Loaded
 from toolkit.spec.resolved import resolved_yaml
 from toolkit.spec.schema import Spec
@@ -100,18 +99,6 @@ def run(
         finally:
             events.close()
     return Outcome(folder=folder, decisions=decisions)
-
-
-def chosen_nodes(spec: Spec, until: str | None) -> list[Node]:
-    """Return the stages up to `until`.
-
-    Raises:
-        SpecError: `until` names no stage of the run.
-    """
-    try:
-        return select(build_graph(spec), until)
-    except ValueError as error:
-        raise SpecError([Problem("command line", 0, 0, "--until", str(error))]) from error
 
 
 def _describe(folder: Path, loaded: Loaded, decisions: list[Decision], machine: Machine) -> None:
