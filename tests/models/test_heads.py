@@ -7,10 +7,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.tiny import tiny_model, tiny_source, tiny_text
 from toolkit.data.batches import collate, windows
 from toolkit.models.heads import Policy, Scorer
-from toolkit.models.load import load_base, load_policy, load_scalar, make_scalar
+from toolkit.models.load import (
+    load_base,
+    load_policy,
+    load_scalar,
+    make_scalar,
+    set_residual_dropout,
+)
 from toolkit.models.save import save_model
 from toolkit.spec.errors import StageFailed
-from toolkit.spec.schema import Hardware
+from toolkit.spec.schema import Hardware, ModelSource
 from toolkit.training.random import Stream
 
 PROMPTS = [[0, 1, 8], [2, 8]]
@@ -126,6 +132,50 @@ def test_a_new_model_and_a_loaded_one_have_dropout_off(text, tmp_path):
     save_model(new, tmp_path / "lm", text)
     assert not new.training
     assert not load_policy(tmp_path / "lm", text).training
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "places"),
+    [
+        ("gpt2", {"n_embd": 32, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.5}, 2),
+        (
+            "opt",
+            {
+                "hidden_size": 32,
+                "word_embed_proj_dim": 32,
+                "ffn_dim": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "dropout": 0.5,
+                "attention_dropout": 0.5,
+            },
+            1,
+        ),
+        (
+            "gpt_neox",
+            {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "hidden_dropout": 0.5,
+                "attention_dropout": 0.5,
+            },
+            2,
+        ),
+    ],
+)
+def test_dropout_acts_on_residual_branches_and_zero_turns_all_of_it_off(
+    text, batch, architecture, config, places
+):
+    model = load_base(
+        ModelSource(architecture=architecture, config=config), text, Stream(1, "base")
+    )
+    expected = model(batch.ids).logits
+    assert set_residual_dropout(model, 0.0) == places
+    assert torch.equal(model.train()(batch.ids).logits, expected)
+    set_residual_dropout(model, 0.5)
+    assert not torch.equal(model(batch.ids).logits, expected)
 
 
 def test_recomputed_activations_give_the_same_gradient(text, batch):
