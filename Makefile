@@ -9,7 +9,7 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 SPEC ?= specs/quickstart.yaml
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: build demo test ctest pytest check lint format bench asan specs clean
+.PHONY: build demo test ctest pytest emulated check lint format bench asan specs clean
 build: $(VENV)/.built
 
 $(VENV)/.venv:
@@ -25,13 +25,16 @@ $(VENV)/.built: $(VENV)/.packages $(NATIVE)
 
 demo: build
 	python -m toolkit run $(SPEC)
-test: ctest pytest
+test: ctest pytest emulated
 ctest: build
 	cmake --preset cpu -DRLHF_KERNELS_MODULE=OFF -DRLHF_KERNELS_WERROR=$(or $(WERROR),OFF)
 	cmake --build --preset cpu
 	ctest --preset cpu
 pytest: build
 	python -m pytest -q -n 2 -m 'not slow' $(ARGS)
+emulated: build
+	cmake --preset emulated && cmake --build --preset emulated
+	python -m pytest -q -n 2 tests/cuda --emulated $(ARGS)
 check: lint test
 lint: build
 	ruff check .

@@ -20,7 +20,8 @@ const DLPackExchangeAPI* load_exchange_api() {
   void* pointer = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
   if (pointer == nullptr) throw py::error_already_set();
   auto* api = static_cast<const DLPackExchangeAPI*>(pointer);
-  if (api->header.version.major != DLPACK_MAJOR_VERSION || !api->dltensor_from_py_object_no_sync) {
+  if (api->header.version.major != DLPACK_MAJOR_VERSION || !api->dltensor_from_py_object_no_sync ||
+      !api->current_work_stream) {
     throw std::runtime_error(
         "this torch speaks another DLPack exchange version; install torch>=2.11");
   }
@@ -48,6 +49,19 @@ DType to_dtype(const DLDataType& type) {
       "bool");
 }
 
+void* current_stream(int device_index) {
+  void* stream = nullptr;
+  if (exchange_api()->current_work_stream(kDLCUDA, device_index, &stream) != 0) {
+    throw py::error_already_set();
+  }
+  return stream;
+}
+
+#ifdef RLHF_EMULATE_CUDA
+// While true, CPU tensors count as CUDA tensors: the tests' way to the emulated kernels.
+bool emulating = false;
+#endif
+
 TensorView to_view(PyObject* object) {
   DLTensor tensor;
   if (exchange_api()->dltensor_from_py_object_no_sync(object, &tensor) != 0) {
@@ -63,6 +77,7 @@ TensorView to_view(PyObject* object) {
   }
   view.device = kind == kDLCUDA ? Device::kCuda : Device::kCpu;
   view.device_index = kind == kDLCUDA ? tensor.device.device_id : 0;
+  if (kind == kDLCUDA) view.stream = current_stream(view.device_index);
   view.dtype = to_dtype(tensor.dtype);
   view.ndim = tensor.ndim;
   int64_t dense = 1;
@@ -76,6 +91,9 @@ TensorView to_view(PyObject* object) {
     throw std::invalid_argument("rlhf_kernels: a tensor without memory (fake or meta) was passed");
   }
   view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+#ifdef RLHF_EMULATE_CUDA
+  if (emulating) view.device = Device::kCuda;
+#endif
   return view;
 }
 
@@ -146,4 +164,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("exact_kl", &ops::exact_kl, Unlocked());
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
   m.def("current_isa", &ops::current_isa);
+  m.def("has_cuda", &ops::has_cuda);
+  m.def("workspace_size", &ops::workspace_size);
+#ifdef RLHF_EMULATE_CUDA
+  m.def("emulate", [](bool on) { emulating = on; });
+#endif
 }

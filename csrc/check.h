@@ -50,6 +50,18 @@ inline void check_contiguous(const char* op, const char* argument, const TensorV
   if (!view.is_contiguous()) fail(op, argument, "must be contiguous; call .contiguous() on it");
 }
 
+inline std::string device_text(const TensorView& view) {
+  return view.device == Device::kCpu ? "the CPU" : "cuda:" + std::to_string(view.device_index);
+}
+
+inline void check_same_device(const char* op, const char* argument, const TensorView& view,
+                              const char* first_name, const TensorView& first) {
+  if (view.device == first.device && view.device_index == first.device_index) return;
+  fail(op, argument,
+       "is on " + device_text(view) + ", but '" + first_name + "' is on " + device_text(first) +
+           "; move one of them");
+}
+
 // Same shape, dtype and device as `first`, and contiguous: what the element-wise ops ask for.
 inline void check_like(const char* op, const char* argument, const TensorView& view,
                        const char* first_name, const TensorView& first) {
@@ -63,9 +75,7 @@ inline void check_like(const char* op, const char* argument, const TensorView& v
          std::string("must have the dtype of '") + first_name + "', " + dtype_name(first.dtype) +
              ", got " + dtype_name(view.dtype));
   }
-  if (view.device != first.device || view.device_index != first.device_index) {
-    fail(op, argument, std::string("must be on the device of '") + first_name + "'");
-  }
+  check_same_device(op, argument, view, first_name, first);
   check_contiguous(op, argument, view);
 }
 
@@ -77,6 +87,7 @@ inline void check_mask(const char* op, const char* argument, const TensorView& m
          std::string("must have the shape of '") + first_name + "' " + shape_text(first) +
              ", got " + shape_text(mask));
   }
+  check_same_device(op, argument, mask, first_name, first);
   check_contiguous(op, argument, mask);
 }
 

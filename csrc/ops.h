@@ -99,6 +99,13 @@ void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
                        const TensorView& ref_logits, const TensorView& kl, const TensorView& rows,
                        const TensorView& grad_logits);
 
+// Whether this build has CUDA kernels.
+bool has_cuda();
+
+// The float64 entries that `op` needs as its last argument, `workspace`, for `items` tokens, rows
+// or groups on the device of `first`; 0 on the CPU, where it is not read.
+int64_t workspace_size(const std::string& op, const TensorView& first, int64_t items);
+
 // The instruction set of the row kernels on this machine: "avx512", "avx2" or "baseline".
 const char* current_isa();
 

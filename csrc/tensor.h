@@ -12,7 +12,7 @@ enum class Device : uint8_t { kCpu, kCuda };
 
 constexpr int kMaxDims = 8;
 
-// Storage-only 16-bit floats; csrc/cpu/simd.h converts them.
+// Storage-only 16-bit floats; csrc/cpu/simd.h and csrc/cuda/vector.cuh convert them.
 struct BFloat16 {
   uint16_t bits;
 };
@@ -28,6 +28,7 @@ struct TensorView {
   DType dtype = DType::kFloat32;
   Device device = Device::kCpu;
   int device_index = 0;
+  void* stream = nullptr;  // CUDA only: the stream that torch launches on now
 
   int64_t numel() const {
     int64_t count = 1;

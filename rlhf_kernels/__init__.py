@@ -1,6 +1,6 @@
 """RLHF mathematics as PyTorch operators on native kernels."""
 
-from rlhf_kernels._registry import current_isa
+from rlhf_kernels._registry import current_isa, has_cuda
 from rlhf_kernels.ops.cross_entropy import cross_entropy
 from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
@@ -23,6 +23,7 @@ __all__ = [
     "explained_variance",
     "gae",
     "gather_logprobs",
+    "has_cuda",
     "masked_mean",
     "ppo_loss",
     "ppo_loss_from_logits",

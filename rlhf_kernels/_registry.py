@@ -30,7 +30,9 @@ def declare(name: str, kind: Kind) -> None:
     OPS[name] = kind
 
 
-def define_op(schema: str, outputs: Outputs) -> Callable[..., Any]:
+def define_op(
+    schema: str, outputs: Outputs, workspace_items: Callable[..., int] | None = None
+) -> Callable[..., Any]:
     """Register the native function named in `schema` as a PyTorch operator.
 
     Args:
@@ -38,6 +40,8 @@ def define_op(schema: str, outputs: Outputs) -> Callable[..., Any]:
             the outputs. No default values: the dispatcher would drop them from the call.
         outputs: allocates the results for these arguments: a tensor, a tuple of tensors, or None
             for an op that only writes into its arguments.
+        workspace_items: for an op that sums over many blocks, how many tokens, rows or groups
+            these arguments have; its kernel then takes a workspace as the last argument.
 
     Returns:
         The operator, callable as `op(*args)`.
@@ -47,21 +51,27 @@ def define_op(schema: str, outputs: Outputs) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         results = outputs(*args)
-        if isinstance(results, tuple):
-            kernel(*args, *results)
-        elif results is None:
-            kernel(*args)
+        written = results if isinstance(results, tuple) else () if results is None else (results,)
+        if workspace_items:
+            kernel(*args, *written, _new_workspace(name, args[0], workspace_items(*args)))
         else:
-            kernel(*args, results)
+            kernel(*args, *written)
         return results
 
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, run, "CPU")
+    for device in ("CPU", "CUDA"):
+        LIBRARY.impl(name, run, device)
     torch.library.register_fake(f"{NAMESPACE}::{name}", outputs, lib=LIBRARY)
     op: Any = getattr(getattr(torch.ops, NAMESPACE), name).default
     if op._schema.is_mutable:
         _bump_versions(name, op)
     return cast("Callable[..., Any]", op)
+
+
+def _new_workspace(name: str, first: Tensor, items: int) -> Tensor | None:
+    """Allocate what the kernel of this device keeps partial sums in; None on the CPU."""
+    size = _C.workspace_size(name, first, items)
+    return torch.empty(size, dtype=torch.float64, device=first.device) if size else None
 
 
 def _bump_versions(name: str, op: Any) -> None:
@@ -176,3 +186,8 @@ def current_isa() -> str:
     overrides the machine's best.
     """
     return _C.current_isa()
+
+
+def has_cuda() -> bool:
+    """Say whether this build of rlhf_kernels has CUDA kernels; a device may still be missing."""
+    return _C.has_cuda()

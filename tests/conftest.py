@@ -13,6 +13,13 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser):
+    """The option of tests/cuda; options belong to the outermost conftest."""
+    parser.addoption(
+        "--emulated", action="store_true", help="tests/cuda: run the CUDA kernels on the host"
+    )
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""

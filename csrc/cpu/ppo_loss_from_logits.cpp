@@ -108,7 +108,7 @@ class Objective {
       functions_.state({args.ref_row, nullptr, args.vocab, args.inverse_temperature}, &ref_state);
       saved_[row].ref_max = ref_state.max;
       saved_[row].ref_log_sum = ref_state.log_sum;
-      terms->kl = functions_.exact_kl(args, saved_[row].state(), ref_state);
+      terms->kl = functions_.exact_kl(args, state_of(saved_[row]), ref_state);
       k->add_exact_kl(weights_.kl, terms->kl);
     } else if (in_.ref_logprobs) {
       const T ref = in_.ref_logprobs->as<T>()[row];

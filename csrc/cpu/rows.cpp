@@ -102,8 +102,8 @@ void write_gradient(const RowFunctions& functions, const Rows& logits, const Row
   }
   const RowArgs args = {logits.row(row), ref_logits ? ref_logits->row(row) : nullptr, logits.vocab,
                         saved.inverse_temperature};
-  const RowState ref_state = saved.ref_state();
-  functions.gradient(args, saved.state(), ref_logits ? &ref_state : nullptr, gradient,
+  const RowState ref_state = ref_state_of(saved);
+  functions.gradient(args, state_of(saved), ref_logits ? &ref_state : nullptr, gradient,
                      out.row(row));
 }
 

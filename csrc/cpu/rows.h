@@ -4,25 +4,20 @@
 #include <optional>
 
 #include "cpu/row_table.h"
+#include "math/saved_row.h"
 #include "tensor.h"
 
 namespace rlhf::cpu {
 
-// What the forward pass keeps of a row for the backward pass: one row of a float64 tensor
-// [N, kSavedColumns] that Python allocates. inverse_temperature is 0 where the row does not count.
-struct SavedRow {
-  double max;
-  double log_sum;
-  double entropy;
-  double inverse_temperature;
-  double ref_max;
-  double ref_log_sum;
-  double a, b, c, d;  // d loss / d logits, see RowGradient
+using math::kSavedColumns;
+using math::SavedRow;
 
-  RowState state() const { return {max, log_sum, entropy}; }
-  RowState ref_state() const { return {ref_max, ref_log_sum, 0.0}; }
-};
-constexpr int64_t kSavedColumns = sizeof(SavedRow) / sizeof(double);
+inline RowState state_of(const SavedRow& saved) {
+  return {saved.max, saved.log_sum, saved.entropy};
+}
+inline RowState ref_state_of(const SavedRow& saved) {
+  return {saved.ref_max, saved.ref_log_sum, 0.0};
+}
 
 // The functions for this dtype on this machine; RLHF_KERNELS_ISA overrides (avx512bf16,
 // avx512, avx2, baseline).

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 
-registry.declare("token_kl", "native-cpu")
+registry.declare("token_kl", "native")
 
 
 def _outputs(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:

@@ -18,8 +18,14 @@ CPU_SIDE = (
     "csrc/tests/test_{op}.cpp",
 )
 
+CUDA_SIDE = (
+    "csrc/cuda/{op}.h",
+    "csrc/cuda/{op}.cu",
+    "csrc/tests/cuda/test_{op}.cpp",
+)
+
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "native": (*CPU_SIDE, "csrc/cuda/{op}.cu", *PYTHON_SIDE),
+    "native": (*CPU_SIDE, *CUDA_SIDE, *PYTHON_SIDE),
     "native-cpu": (*CPU_SIDE, *PYTHON_SIDE),
     "composite": PYTHON_SIDE,
 }

@@ -99,6 +99,8 @@ CPP: dict[str, Layer] = {
     "csrc/ops": Layer("csrc csrc/cpu csrc/cuda csrc/math"),
     "csrc/bindings.cpp": Layer("csrc csrc/binding", ("pybind11/", "dlpack")),
     "csrc/binding": Layer("csrc", ("pybind11/", "dlpack")),
+    # The stand-in for CUDA's runtime, and nothing of ours.
+    "csrc/tests/emulation": Layer("", ("cuda",)),
     "csrc/tests": Layer("csrc csrc/math csrc/cpu csrc/cuda csrc/ops", ("omp.h",)),
     # Headers at the top: tensor.h, ops.h, check.h, dispatch.h.
     "csrc": Layer("", ()),
