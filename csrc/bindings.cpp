@@ -163,6 +163,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("ppo_loss_from_logits_scale_", &ops::ppo_loss_from_logits_scale_, Unlocked());
   m.def("exact_kl", &ops::exact_kl, Unlocked());
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
+  m.def("sample", &ops::sample, Unlocked());
   m.def("current_isa", &ops::current_isa);
   m.def("has_cuda", &ops::has_cuda);
   m.def("workspace_size", &ops::workspace_size);

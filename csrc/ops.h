@@ -106,6 +106,12 @@ bool has_cuda();
 // or groups on the device of `first`; 0 on the CPU, where it is not read.
 int64_t workspace_size(const std::string& op, const TensorView& first, int64_t items);
 
+// sample
+void sample(const TensorView& logits, const TensorView& row_ids, const TensorView& positions,
+            const OptionalView& temperatures, double temperature, int64_t seed, int64_t top_k,
+            double top_p, const TensorView& tokens, const TensorView& logprobs,
+            const TensorView& truncated_logprobs, const TensorView& entropy);
+
 // The instruction set of the row kernels on this machine: "avx512", "avx2" or "baseline".
 const char* current_isa();
 

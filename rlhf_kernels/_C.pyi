@@ -172,3 +172,18 @@ def exact_kl_backward(
 ) -> None: ...
 def has_cuda() -> bool: ...
 def workspace_size(op: str, first: Tensor, items: int, /) -> int: ...
+def sample(
+    logits: Tensor,
+    row_ids: Tensor,
+    positions: Tensor,
+    temperatures: Tensor | None,
+    temperature: float,
+    seed: int,
+    top_k: int,
+    top_p: float,
+    tokens: Tensor,
+    logprobs: Tensor,
+    truncated_logprobs: Tensor,
+    entropy: Tensor,
+    /,
+) -> None: ...

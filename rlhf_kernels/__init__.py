@@ -10,6 +10,7 @@ from rlhf_kernels.ops.masked_mean import masked_mean
 from rlhf_kernels.ops.ppo_loss import ppo_loss
 from rlhf_kernels.ops.ppo_loss_from_logits import ppo_loss_from_logits
 from rlhf_kernels.ops.ranking_loss import ranking_loss
+from rlhf_kernels.ops.sample import Samples, sample
 from rlhf_kernels.ops.shaped_rewards import shaped_rewards
 from rlhf_kernels.ops.token_kl import token_kl
 from rlhf_kernels.ops.value_loss import value_loss
@@ -17,6 +18,7 @@ from rlhf_kernels.ops.whiten import whiten
 
 __all__ = [
     "LogProbs",
+    "Samples",
     "cross_entropy",
     "current_isa",
     "exact_kl",
@@ -28,6 +30,7 @@ __all__ = [
     "ppo_loss",
     "ppo_loss_from_logits",
     "ranking_loss",
+    "sample",
     "shaped_rewards",
     "token_kl",
     "value_loss",

@@ -44,3 +44,19 @@ inline void load_pair(const S* pointer, typename X::V* first, typename X::V* sec
     *second = X::load(pointer + X::kWidth);
   }
 }
+
+// Which entries a pass counts.
+template <typename X>
+struct EveryEntry {
+  static constexpr bool kAll = true;
+  double threshold;
+  typename X::V operator()(typename X::V x) const { return x; }
+};
+template <typename X>
+struct EntriesFrom {
+  static constexpr bool kAll = false;
+  double threshold;
+  typename X::V operator()(typename X::V x) const {
+    return X::select_less(x, X::set(threshold), X::set(-HUGE_VAL), x);
+  }
+};

@@ -70,6 +70,10 @@ struct Avx2 : FloatScalars {
   static V select_nan(V a, V yes, V no) {
     return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
+  static V floor(V a) { return _mm256_floor_ps(a); }
+  static bool any_from(V a, V bound) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, bound, _CMP_GE_OQ)) != 0;
+  }
   static double sum(V a) {
     const __m256d both = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(a)),
                                        _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));

@@ -71,6 +71,8 @@ struct Avx512 : FloatScalars {
   static V select_nan(V a, V yes, V no) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), no, yes);
   }
+  static V floor(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF); }
+  static bool any_from(V a, V bound) { return _mm512_cmp_ps_mask(a, bound, _CMP_GE_OQ) != 0; }
   static double sum(V a) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a));
     const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));

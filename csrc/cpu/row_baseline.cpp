@@ -69,6 +69,15 @@ struct Portable : FloatScalars {
   static V absolute(V a) { return a < set(0.0) ? -a : a; }
   static V select_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
   static V select_nan(V a, V yes, V no) { return a != a ? yes : no; }
+  // For a >= 0; what fp32 holds from 2^23 on is whole already.
+  static V floor(V a) {
+    const V whole = set(8388608.0), small = a < whole ? a : whole;
+    return a < whole ? __builtin_convertvector(__builtin_convertvector(small, Int4), V) : a;
+  }
+  static bool any_from(V a, V bound) {
+    const Int4 from = a >= bound;
+    return (from[0] | from[1] | from[2] | from[3]) != 0;
+  }
   static double sum(V a) {
     return (static_cast<double>(a[0]) + a[1]) + (static_cast<double>(a[2]) + a[3]);
   }
@@ -80,6 +89,7 @@ struct Portable : FloatScalars {
 
 struct Double {
   using V = double;
+  using Lane = double;
   static constexpr int kWidth = 1;
   static constexpr int kSeriesTerms = 18;
   static constexpr double kInverseFactorial[kSeriesTerms] = {1.0 / 2,
@@ -114,6 +124,8 @@ struct Double {
   static V absolute(V a) { return fabs(a); }
   static V select_less(V a, V b, V yes, V no) { return a < b ? yes : no; }
   static V select_nan(V a, V yes, V no) { return a != a ? yes : no; }
+  static V floor(V a) { return ::floor(a); }
+  static bool any_from(V a, V bound) { return a >= bound; }
   static double sum(V a) { return a; }
   static double highest(V a) { return a; }
 };

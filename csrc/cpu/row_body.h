@@ -6,12 +6,12 @@
 // not depend on the batch, the thread or the alignment. A NaN is never dropped.
 //
 // Included by row_<isa>.cpp inside an anonymous namespace, after the vector type. Besides
-// row_access.h, which stands in that namespace too, no header of ours may be included here, or its
-// inline code would be compiled for the wider set and shared.
+// row_access.h and row_sample.h, which stand in that namespace too, no header of ours may be
+// included here, or its inline code would be compiled for the wider set and shared.
 
 #include "cpu/row_access.h"
 
-constexpr int64_t kBlock = 2048;
+constexpr int64_t kBlock = kRowBlock;
 constexpr double kLog2E = 1.4426950408889634;
 constexpr double kLn2 = 0.6931471805599453;
 
@@ -67,8 +67,8 @@ struct LaneSums {
   }
 };
 
-template <typename X, bool kPeaks, typename S>
-void add_block(const S* x, int64_t count, double scale_value, RunningSums* sums) {
+template <typename X, bool kPeaks, typename S, typename Kept>
+void add_block(const S* x, int64_t count, double scale_value, const Kept& kept, RunningSums* sums) {
   const typename X::V max = X::set(sums->max), scale = X::set(scale_value);
   LaneSums<X> s0, s1, s2, s3;
   int64_t i = 0;
@@ -77,13 +77,13 @@ void add_block(const S* x, int64_t count, double scale_value, RunningSums* sums)
     typename X::V v0, v1, v2, v3;
     load_pair<X>(x + i, &v0, &v1);
     load_pair<X>(x + i + 2 * X::kWidth, &v2, &v3);
-    s0.template add<kPeaks>(v0, max, scale);
-    s1.template add<kPeaks>(v1, max, scale);
-    s2.template add<kPeaks>(v2, max, scale);
-    s3.template add<kPeaks>(v3, max, scale);
+    s0.template add<kPeaks>(kept(v0), max, scale);
+    s1.template add<kPeaks>(kept(v1), max, scale);
+    s2.template add<kPeaks>(kept(v2), max, scale);
+    s3.template add<kPeaks>(kept(v3), max, scale);
   }
   for (; i < count; i += X::kWidth) {
-    s0.template add<kPeaks>(load_some<X>(x + i, count - i), max, scale);
+    s0.template add<kPeaks>(kept(load_some<X>(x + i, count - i)), max, scale);
   }
   sums->rest += (X::sum(s0.rest) + X::sum(s1.rest)) + (X::sum(s2.rest) + X::sum(s3.rest));
   sums->weighted +=
@@ -105,26 +105,36 @@ inline void raise_max(double highest, double scale, RunningSums* sums) {
   sums->max = highest;
 }
 
-template <typename X, typename S>
-void row_state(const RowArgs& args, RowState* state) {
+// `blocks` may be null. Never inlined: with or without blocks a row's state has the same bits.
+template <typename X, typename S, typename Kept>
+__attribute__((noinline)) void row_pass(const RowArgs& args, const Kept& kept, RowBlock* blocks,
+                                        RowState* state) {
   const S* x = static_cast<const S*>(args.row);
   const double scale = X::round(args.inverse_temperature * kLog2E);
   RunningSums sums = {-HUGE_VAL, 0.0, 0.0, 0.0};
   for (int64_t begin = 0; begin < args.vocab; begin += kBlock) {
     const int64_t count = args.vocab - begin < kBlock ? args.vocab - begin : kBlock;
     const double highest = block_max<X>(x + begin, count);
-    if (highest > sums.max) raise_max(highest, scale, &sums);
-    if (sums.max == -HUGE_VAL) {
-      if (has_nan<X>(x + begin, count)) sums.rest = NAN;
-    } else if (highest == sums.max) {
-      add_block<X, true>(x + begin, count, scale, &sums);
-    } else {
-      add_block<X, false>(x + begin, count, scale, &sums);
+    if (Kept::kAll || highest >= kept.threshold) {
+      if (highest > sums.max) raise_max(highest, scale, &sums);
+      if (sums.max == -HUGE_VAL) {
+        if (has_nan<X>(x + begin, count)) sums.rest = NAN;
+      } else if (highest == sums.max) {
+        add_block<X, true>(x + begin, count, scale, kept, &sums);
+      } else {
+        add_block<X, false>(x + begin, count, scale, kept, &sums);
+      }
     }
+    if (blocks != nullptr) blocks[begin / kBlock] = {sums.max, sums.peaks + sums.rest};
   }
   state->max = sums.max;
   state->log_sum = sums.peaks == 1.0 ? log1p(sums.rest) : log(sums.peaks + sums.rest);
   state->entropy = state->log_sum - kLn2 * sums.weighted / (sums.peaks + sums.rest);
+}
+
+template <typename X, typename S>
+void row_state(const RowArgs& args, RowState* state) {
+  row_pass<X, S>(args, EveryEntry<X>{-HUGE_VAL}, nullptr, state);
 }
 
 // p (expm1(d) - d) with d = log q - log p: never negative, and exact to fp32 for tiny differences.
@@ -271,8 +281,11 @@ void row_scale(void* row, int64_t vocab, double factor_value) {
   }
 }
 
+#include "cpu/row_sample.h"
+
 template <typename X, typename S>
 constexpr RowFunctions row_functions() {
-  return {row_state<X, S>, row_logit<X, S>, row_exact_kl<X, S>, row_gradient<X, S>,
-          row_scale<X, S>};
+  return {row_state<X, S>,  row_logit<X, S>,   row_exact_kl<X, S>,    row_gradient<X, S>,
+          row_scale<X, S>,  row_blocks<X, S>,  row_kept_blocks<X, S>, row_draw<X, S>,
+          row_maxima<X, S>, row_collect<X, S>, row_mass<X, S>};
 }

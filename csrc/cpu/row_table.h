@@ -11,6 +11,12 @@ namespace rlhf::cpu {
 
 enum RowStorage { kStoreFloat32, kStoreBFloat16, kStoreFloat16, kStoreFloat64, kRowStorages };
 
+// Rows are read in blocks of so many entries.
+constexpr int64_t kRowBlock = 2048;
+
+// 2^40: the unit of the integer masses by which entries are kept, see math/sample.h.
+constexpr double kRowMassScale = 1099511627776.0;
+
 // What one pass over a row yields.
 struct RowState {
   double max;      // of the logits, before the temperature
@@ -34,6 +40,13 @@ struct RowArgs {
   double inverse_temperature;
 };
 
+// What a pass knows after one block: the maximum so far and the mass of all blocks so far,
+// sum exp((x - max) / T).
+struct RowBlock {
+  double max;
+  double mass;
+};
+
 struct RowFunctions {
   void (*state)(const RowArgs& args, RowState* state);
   // One logit, exactly as the row kernels read it.
@@ -43,6 +56,21 @@ struct RowFunctions {
   void (*gradient)(const RowArgs& args, const RowState& state, const RowState* ref_state,
                    const RowGradient& gradient, void* out);
   void (*scale)(void* row, int64_t vocab, double factor);
+
+  // What sampling needs; see row_sample.h.
+  // The state and its blocks, one for each kRowBlock entries.
+  void (*blocks)(const RowArgs& args, RowState* state, RowBlock* blocks);
+  // The same of the entries >= threshold alone.
+  void (*kept_blocks)(const RowArgs& args, double threshold, RowState* state, RowBlock* blocks);
+  // The first entry >= threshold whose running mass exceeds u times the whole.
+  int64_t (*draw)(const RowArgs& args, double threshold, const RowBlock* blocks, double u);
+  // Maxima of disjoint groups of the row's entries, at most as many as entries; returns how many.
+  int64_t (*group_maxima)(const RowArgs& args, double* maxima);
+  // Entries >= bound and their integer masses, in the row's order; returns how many.
+  int64_t (*collect)(const RowArgs& args, double max, double bound, double* values,
+                     uint64_t* masses);
+  // The sum of all integer masses, floor(2^40 exp((x - max) / T)).
+  uint64_t (*mass)(const RowArgs& args, double max);
 };
 
 struct RowTable {

@@ -65,6 +65,7 @@ inline uint16_t float_to_bfloat(float value) {
 }
 
 struct FloatScalars {
+  using Lane = float;
   static constexpr int kSeriesTerms = 9;
   // 1/2!, 1/3!, ...: the series of (expm1(d) - d) / d^2 for |d| < 1.
   static constexpr double kInverseFactorial[kSeriesTerms] = {
