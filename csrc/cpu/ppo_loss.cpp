@@ -5,13 +5,16 @@
 #include "cpu/ppo_loss.h"
 
 #include "cpu/lanes.h"
-#include "cpu/ppo_sum.h"
 #include "cpu/token_blocks.h"
 #include "dispatch.h"
 #include "math/ppo_loss.h"
+#include "math/ppo_sum.h"
 
 namespace rlhf::cpu {
 namespace {
+
+using math::nan_max;
+using math::PpoSum;
 
 // Tokens between the arithmetic, which becomes vector code, and the fp64 sums over its results.
 constexpr int64_t kChunk = 512;

@@ -7,13 +7,15 @@
 #include <vector>
 
 #include "cpu/parallel.h"
-#include "cpu/ppo_sum.h"
 #include "cpu/rows.h"
 #include "cpu/token_blocks.h"
 #include "math/ppo_loss_from_logits.h"
+#include "math/ppo_sum.h"
 
 namespace rlhf::cpu {
 namespace {
+
+using math::PpoSum;
 
 constexpr const char* kOp = "ppo_loss_from_logits";
 

@@ -3,13 +3,14 @@
 
 #include <cmath>
 
+#include "math/host_device.h"
 #include "math/moments.h"
 #include "math/ppo_loss.h"
 
-namespace rlhf::cpu {
+namespace rlhf::math {
 
 // A NaN enters and stays.
-inline double nan_max(double a, double b) { return b <= a || a != a ? a : b; }
+RLHF_HD double nan_max(double a, double b) { return b <= a || a != a ? a : b; }
 
 struct PpoSum {
   double loss = 0;
@@ -17,13 +18,13 @@ struct PpoSum {
   double k3 = 0;
   double clipped = 0;
   double ratio_max = 0;
-  double ratio_error = 0;    // max |ratio - 1|
-  math::ShiftedSums ratios;  // added token by token
-  math::Moments ratio;       // merged
+  double ratio_error = 0;  // max |ratio - 1|
+  ShiftedSums ratios;      // added token by token
+  Moments ratio;           // merged
 
   // `k3` estimates KL(old || policy) at this token.
   template <typename T>
-  void add(const math::PpoToken<T>& token, T k3_value) {
+  RLHF_HD void add(const PpoToken<T>& token, T k3_value) {
     loss += token.loss;
     logratio_squared += static_cast<double>(token.logratio) * token.logratio;
     k3 += k3_value;
@@ -33,7 +34,7 @@ struct PpoSum {
     ratios.add(token.ratio);
   }
 
-  void merge(const PpoSum& other) {
+  RLHF_HD void merge(const PpoSum& other) {
     loss += other.loss;
     logratio_squared += other.logratio_squared;
     k3 += other.k3;
@@ -44,4 +45,4 @@ struct PpoSum {
   }
 };
 
-}  // namespace rlhf::cpu
+}  // namespace rlhf::math
