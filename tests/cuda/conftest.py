@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.cuda.device import Column
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,8 +24,6 @@ def load_emulated():
         raise pytest.UsageError(
             "--emulated needs `make emulated` first: build/emulated has no _C*.so"
         )
-    import torch  # noqa: F401  the module shares its OpenMP runtime
-
     spec = importlib.util.spec_from_file_location("rlhf_kernels._C", found[0])
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -40,3 +41,19 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if here in Path(item.fspath).parents and not config.getoption("--emulated"):
             item.add_marker(pytest.mark.cuda)
+
+
+@pytest.fixture(scope="session")
+def column(request) -> Column:
+    """The CUDA column: the GPU's, or the emulated one."""
+    if request.config.getoption("--emulated"):
+        return Column("emulated")
+    if not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU that torch can use; --emulated needs none")
+    return Column("cuda")
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Column:
+    """The CPU column."""
+    return Column("cpu")

@@ -50,21 +50,20 @@ def loss_and_grad(function, batch, upstream=1.0, **options):
     return loss.detach(), leaf.grad, stats
 
 
-def fp32_gradient(batch, options):
-    """Autograd of the same formulas in fp32 torch."""
-    logits, targets, old, advantages, mask = batch
-    leaf = logits.detach().clone().requires_grad_()
+def fp32_loss(logits, batch, options):
+    """The same formulas in fp32 torch, at temperature 0.8."""
+    _, targets, old, advantages, mask = batch
 
     def mean(values, where, count):
         return torch.where(where, values, 0.0).sum() / (where.sum() if count is None else count)
 
-    logp = (leaf / 0.8).log_softmax(-1)
+    logp = (logits.float() / 0.8).log_softmax(-1)
     taken, h = logp.gather(1, targets[:, None])[:, 0], -(logp.exp() * logp).sum(-1)
     ratio = (taken - old).exp()
     clipped = -advantages * ratio.clamp(1 - CLIP, 1 + CLIP)
     term = torch.maximum(-advantages * ratio, clipped) - options.get("entropy_coef", 0.0) * h
     if "ref_logits" in options:
-        logq = (options["ref_logits"] / 0.8).log_softmax(-1)
+        logq = (options["ref_logits"].float() / 0.8).log_softmax(-1)
         term = term + options["kl_coef"] * (logp.exp() * (logp - logq)).sum(-1)
     elif "ref_logprobs" in options:
         d = options["ref_logprobs"] - taken
@@ -74,5 +73,11 @@ def fp32_gradient(batch, options):
     if "ptx_mask" in options:
         ptx = mean(-taken, options["ptx_mask"], options.get("ptx_denominator"))
         loss = loss + options["ptx_coef"] * ptx
-    (3 * loss).backward()
+    return loss
+
+
+def fp32_gradient(batch, options):
+    """Autograd of `fp32_loss`, times 3."""
+    leaf = batch[0].detach().clone().requires_grad_()
+    (3 * fp32_loss(leaf, batch, options)).backward()
     return leaf.grad
