@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import rlhf_kernels as rk
+from rlhf_kernels.reference.gae import gae as gae_reference
 from tests.cuda.cases import TOKENS, gae_inputs, ranking_inputs
 from tests.cuda.device import assert_same_bits, named
 from tests.cuda.rules import DTYPES, assert_results_near_truth, check_repeats, check_values
 from tests.ops.helpers import make_tokens, poison
-from rlhf_kernels.reference.gae import gae as gae_reference
 
 #: One, odd, a warp and a block with their neighbours, several blocks of partial sums.
 SIZES = (1, 7, 33, 256, 1023, 1025, 4100)
