@@ -9,8 +9,8 @@ from torch import Tensor
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import Case, Settings
-from rlhf_kernels.bench.providers import race
+from rlhf_kernels.bench.cases import Case, Settings, make_again
+from rlhf_kernels.bench.providers import on_cpu, race
 from rlhf_kernels.reference.explained_variance import explained_variance as reference
 
 
@@ -26,13 +26,13 @@ def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield the forward pass at 512 answers of up to 1024 tokens."""
     shape = settings.pick_shape((512, 1024), quick=(64, 256))
     for dtype in settings.pick_dtypes(torch.float32):
-        yield make_case(shape, dtype)
+        yield make_again(make_case, shape, dtype, settings.device)
 
 
-def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: two numbers and a mask read per token."""
-    mask = inputs.make_lengths_mask(*shape)
-    values = inputs.make_normal(*shape, dtype=dtype)
+    mask = inputs.make_lengths_mask(*shape, device=device)
+    values = inputs.make_normal(*shape, dtype=dtype, device=device)
     returns = inputs.make_near(values, spread=0.5)
     every = (values, returns, mask)
     return Case(
@@ -44,6 +44,6 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         mask_share=float(mask.float().mean()),
         bytes_read=(2 * dtype.itemsize + 1) * mask.numel(),
         bytes_written=4,
-        truth=lambda: {"share": reference(*every)},
-        providers=race(rk.explained_variance, plain, lambda f: {"share": f(*every)}),
+        truth=lambda: {"share": reference(*on_cpu(*every))},
+        providers=race(rk.explained_variance, plain, lambda f: {"share": f(*every)}, device),
     )

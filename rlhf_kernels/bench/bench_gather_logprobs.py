@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.nn import functional
 
 import rlhf_kernels as rk
-from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
-from rlhf_kernels.bench.providers import Function, differentiate, make_compiled, make_gpu_only
+from rlhf_kernels.bench import field, inputs
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, make_again
+from rlhf_kernels.bench.providers import (
+    TRUE_ROWS,
+    Function,
+    add_up_truth,
+    differentiate,
+    make_compiled,
+)
 from rlhf_kernels.reference.gather_logprobs import gather_logprobs as reference
 
 NAMES = ("logprobs", "entropy", "logsumexp")
@@ -42,12 +48,12 @@ def plain(logits: Tensor, targets: Tensor) -> tuple[Tensor]:
 
 def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield forward, forward with half of the rows masked, forward and backward."""
-    shape = settings.pick_shape((512, 50257), quick=(16, 50257))
-    for dtype in settings.pick_dtypes(torch.float32, torch.bfloat16):
-        yield make_forward_case(shape, dtype)
-    first = settings.pick_dtypes(torch.float32)[0]
-    yield make_masked_case(shape, first)
-    yield make_backward_case(shape, first)
+    dtypes, device = settings.pick_logits_dtypes(), settings.device
+    for shape in settings.pick_logits_shapes():
+        for dtype in dtypes:
+            yield make_again(make_forward_case, shape, dtype, device)
+        yield make_again(make_masked_case, shape, dtypes[0], device)
+        yield make_again(make_backward_case, shape, dtypes[0], device)
 
 
 def name(results: tuple[Tensor, ...]) -> Results:
@@ -55,9 +61,9 @@ def name(results: tuple[Tensor, ...]) -> Results:
     return dict(zip(NAMES, results, strict=False))
 
 
-def make_forward_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_forward_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: the logits are read once; three numbers a row are nothing beside them."""
-    logits = inputs.make_logits(*shape, dtype)
+    logits = inputs.make_logits(*shape, dtype, device=device)
     targets = inputs.make_targets(logits)
     every = (logits, targets)
     eagers = [Provider(name="eager", run=lambda: name(eager(*every)))]
@@ -72,25 +78,47 @@ def make_forward_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         V=shape[1],
         bytes_read=dtype.itemsize * logits.numel(),
         bytes_written=12 * shape[0],
-        truth=lambda: name(reference(*every)),
+        truth=lambda: name(reference(*(x[:TRUE_ROWS] for x in every))),
         providers=[
             Provider(name=OURS, run=lambda: name(rk.gather_logprobs(*every))),
             *eagers,
             Provider(name="eager plain", run=lambda: name(plain(*every))),
-            make_compiled("torch.compile", eager_float32, lambda f: name(f(*every))),
-            make_compiled("torch.compile plain", plain, lambda f: name(f(*every))),
-            make_gpu_only("liger_kernel", "log-prob as cross-entropy"),
-            make_gpu_only("quack", "cross-entropy"),
+            make_compiled("torch.compile", eager_float32, lambda f: name(f(*every)), device),
+            make_compiled("torch.compile plain", plain, lambda f: name(f(*every)), device),
+            *make_foreigners(logits, targets, device),
         ],
     )
 
 
-def make_masked_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_foreigners(logits: Tensor, targets: Tensor, device: str) -> list[Provider]:
+    """Return the packages with a kernel for the log-prob; none of them returns the entropy."""
+
+    def call(function: Function) -> Results:
+        return {"logprobs": function(logits, targets)}
+
+    def call_padded(function: Function) -> Results:
+        return {"logprobs": function(padded, targets)}
+
+    # Liger leaves out the last row of each answer, and takes answers without a gap only.
+    liger = field.find_obstacle(field.LIGER, device)
+    padded = logits if liger else torch.cat([logits, logits[:1]])[None]
+    return [
+        field.make_foreign(field.LIGER, "log-prob", field.load_liger_logprobs, call_padded, device),
+        field.make_foreign(field.QUACK, "cross-entropy", field.load_quack_logprobs, call, device),
+        field.make_foreign(field.FLASH, "cross-entropy", field.load_flash_logprobs, call, device),
+    ]
+
+
+def make_masked_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case in which half of the rows count; torch computes all of them."""
-    logits = inputs.make_logits(*shape, dtype)
+    logits = inputs.make_logits(*shape, dtype, device=device)
     targets = inputs.make_targets(logits)
-    mask = inputs.make_rows_mask(shape[0], 0.5)
+    mask = inputs.make_rows_mask(shape[0], 0.5, device=device)
     kept = int(mask.sum())
+
+    def truth() -> Results:
+        few = (x[:TRUE_ROWS] for x in (logits, targets))
+        return name(reference(*few, mask=mask[:TRUE_ROWS]))
 
     def eager_then_mask() -> Results:
         return name(tuple(x * mask for x in eager(logits, targets)))
@@ -105,7 +133,7 @@ def make_masked_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         mask_share=kept / shape[0],
         bytes_read=dtype.itemsize * kept * shape[1],
         bytes_written=12 * shape[0],
-        truth=lambda: name(reference(logits, targets, mask=mask)),
+        truth=truth,
         providers=[
             Provider(name=OURS, run=lambda: name(rk.gather_logprobs(logits, targets, mask=mask))),
             Provider(name="eager", run=eager_then_mask),
@@ -113,13 +141,16 @@ def make_masked_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
     )
 
 
-def make_backward_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_backward_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: the sum of all log-probs, back to a gradient of its own tensor."""
-    leaf = inputs.make_logits(*shape, dtype).requires_grad_()
+    leaf = inputs.make_logits(*shape, dtype, device=device).requires_grad_()
     targets = inputs.make_targets(leaf.detach())
 
     def call(function: Function) -> Results:
         return differentiate(-function(leaf, targets)[0].sum(), leaf)
+
+    def part(logits: Tensor, rows: slice) -> Results:
+        return {"loss": -reference(logits, targets[rows])[0].sum()}
 
     return Case(
         op="gather_logprobs",
@@ -130,11 +161,10 @@ def make_backward_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         V=shape[1],
         bytes_read=2 * dtype.itemsize * leaf.numel(),
         bytes_written=dtype.itemsize * leaf.numel(),
-        truth=lambda: call(reference),
+        truth=lambda: add_up_truth(leaf, part),
         providers=[
             Provider(name=OURS, run=lambda: call(rk.gather_logprobs)),
             Provider(name="eager plain", run=lambda: call(plain)),
-            make_compiled("torch.compile plain", plain, call),
-            make_gpu_only("liger_kernel", "log-prob as cross-entropy"),
+            make_compiled("torch.compile plain", plain, call, device),
         ],
     )

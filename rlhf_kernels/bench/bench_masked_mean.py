@@ -9,8 +9,8 @@ from torch import Tensor
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import Case, Settings
-from rlhf_kernels.bench.providers import race
+from rlhf_kernels.bench.cases import Case, Settings, make_again
+from rlhf_kernels.bench.providers import on_cpu, race
 from rlhf_kernels.reference.masked_mean import masked_mean as reference
 
 
@@ -23,13 +23,13 @@ def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield the forward pass at 512 answers of up to 1024 tokens."""
     shape = settings.pick_shape((512, 1024), quick=(64, 256))
     for dtype in settings.pick_dtypes(torch.float32):
-        yield make_case(shape, dtype)
+        yield make_again(make_case, shape, dtype, settings.device)
 
 
-def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: one number and a mask read per token."""
-    mask = inputs.make_lengths_mask(*shape)
-    x = inputs.make_normal(*shape, dtype=dtype)
+    mask = inputs.make_lengths_mask(*shape, device=device)
+    x = inputs.make_normal(*shape, dtype=dtype, device=device)
     return Case(
         op="masked_mean",
         mode="forward",
@@ -39,6 +39,6 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         mask_share=float(mask.float().mean()),
         bytes_read=(dtype.itemsize + 1) * mask.numel(),
         bytes_written=4,
-        truth=lambda: {"mean": reference(x, mask)},
-        providers=race(rk.masked_mean, plain, lambda f: {"mean": f(x, mask)}),
+        truth=lambda: {"mean": reference(*on_cpu(x, mask))},
+        providers=race(rk.masked_mean, plain, lambda f: {"mean": f(x, mask)}, device),
     )

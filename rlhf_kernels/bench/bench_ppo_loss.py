@@ -9,8 +9,8 @@ from torch import Tensor
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import Case, Settings
-from rlhf_kernels.bench.providers import Function, differentiate, race
+from rlhf_kernels.bench.cases import Case, Settings, make_again
+from rlhf_kernels.bench.providers import Function, differentiate, on_cpu, race
 from rlhf_kernels.reference.ppo_loss import ppo_loss as reference
 
 CLIPRANGE = 0.2
@@ -43,24 +43,26 @@ def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield forward and backward at 64 answers of up to 1024 tokens."""
     shape = settings.pick_shape((64, 1024), quick=(16, 256))
     for dtype in settings.pick_dtypes(torch.float32):
-        yield make_case(shape, dtype)
+        yield make_again(make_case, shape, dtype, settings.device)
 
 
-def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: three numbers and a mask read, one gradient written per token."""
-    mask = inputs.make_lengths_mask(*shape)
-    old = inputs.make_logprobs(*shape, dtype=dtype)
+    mask = inputs.make_lengths_mask(*shape, device=device)
+    old = inputs.make_logprobs(*shape, dtype=dtype, device=device)
     leaf = inputs.make_near(old).requires_grad_()
-    advantages = inputs.make_normal(*shape, dtype=dtype)
+    advantages = inputs.make_normal(*shape, dtype=dtype, device=device)
 
     def call(function: Function) -> dict[str, Tensor]:
         loss, approxkl, clipfrac = function(leaf, old, advantages, mask)
         return differentiate(loss, leaf, approxkl=approxkl, clipfrac=clipfrac)
 
     def truth() -> dict[str, Tensor]:
-        loss, stats = reference(leaf, old, advantages, mask, cliprange=CLIPRANGE)
+        start, *others = on_cpu(leaf, old, advantages, mask)
+        start.requires_grad_()
+        loss, stats = reference(start, *others, cliprange=CLIPRANGE)
         picked = {name: stats[name] for name in ("approxkl", "clipfrac")}
-        return differentiate(loss, leaf, **picked)
+        return differentiate(loss, start, **picked)
 
     return Case(
         op="ppo_loss",
@@ -72,5 +74,5 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         bytes_read=(3 * dtype.itemsize + 1) * mask.numel(),
         bytes_written=dtype.itemsize * mask.numel(),
         truth=truth,
-        providers=race(ours, plain, call),
+        providers=race(ours, plain, call, device),
     )

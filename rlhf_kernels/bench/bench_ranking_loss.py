@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import OURS, Case, Provider, Settings
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, make_again
 from rlhf_kernels.bench.providers import differentiate, make_compiled
 from rlhf_kernels.reference.ranking_loss import ranking_loss as reference
 
@@ -52,19 +52,25 @@ def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield forward and backward at 64 prompts of up to 9 answers."""
     shape = settings.pick_shape((64, 9), quick=(16, 9))
     for dtype in settings.pick_dtypes(torch.float32):
-        yield make_case(shape, dtype)
+        yield make_again(make_case, shape, dtype, settings.device)
 
 
-def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: score and rank read, gradient written per answer."""
     prompts, most = shape
     draw = inputs.make_generator(9)
     sizes = torch.randint(min(4, most), most + 1, (prompts,), generator=draw)
-    group_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
-    offsets = group_offsets.tolist()
-    ranks = torch.randint(1, 7, (offsets[-1],), generator=draw)
-    leaf = inputs.make_normal(offsets[-1], dtype=dtype).requires_grad_()
-    pairs = list_pairs(ranks, offsets)
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    offsets = starts.tolist()
+    drawn = torch.randint(1, 7, (offsets[-1],), generator=draw)
+    ranks, group_offsets = drawn.to(device), starts.to(device)
+    leaf = inputs.make_normal(offsets[-1], dtype=dtype, device=device).requires_grad_()
+    pairs = [tensor.to(device) for tensor in list_pairs(drawn, offsets)]
+
+    def truth() -> Results:
+        start = leaf.detach().cpu().requires_grad_()
+        return differentiate(reference(start, drawn, starts)[0], start)
+
     return Case(
         op="ranking_loss",
         mode="forward+backward",
@@ -73,7 +79,7 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         N=len(ranks),
         bytes_read=(dtype.itemsize + 8) * len(ranks) + 8 * len(offsets),
         bytes_written=dtype.itemsize * len(ranks),
-        truth=lambda: differentiate(reference(leaf, ranks, group_offsets)[0], leaf),
+        truth=truth,
         providers=[
             Provider(
                 name=OURS,
@@ -91,6 +97,7 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
                 "torch.compile pairs",
                 plain,
                 lambda f: differentiate(f(leaf, *pairs), leaf),
+                device,
                 note="listing the pairs is not timed",
             ),
         ],

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 import rlhf_kernels as rk
-from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
-from rlhf_kernels.bench.providers import make_compiled
+from rlhf_kernels.bench import field, inputs
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, make_again
+from rlhf_kernels.bench.providers import Function, make_compiled
 from rlhf_kernels.reference.gather_logprobs import gather_logprobs as reference
 
 SEED = 1
+ROWS = 256
 OPTIONS: dict[str, dict[str, Any]] = {
     "forward": {},
     "forward top_k=50": {"top_k": 50},
@@ -57,18 +58,20 @@ EAGER = dict(zip(OPTIONS, (draw, draw_top_k, draw_top_p), strict=True))
 
 def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield a draw from all entries, then each truncation."""
-    shape = settings.pick_shape((256, 50257), quick=(16, 50257))
-    dtypes = settings.pick_dtypes(torch.float32, torch.bfloat16)
-    for dtype in dtypes:
-        yield make_case("forward", shape, dtype)
+    dtypes, device = settings.pick_logits_dtypes(), settings.device
+    first = settings.pick_shape((ROWS, 50257), quick=(16, 50257))
+    vocabularies = [vocabulary for _, vocabulary in settings.pick_logits_shapes()]
+    for vocabulary in vocabularies:
+        for dtype in dtypes:
+            yield make_again(make_case, "forward", (first[0], vocabulary), dtype, device)
     for mode in list(OPTIONS)[1:]:
-        yield make_case(mode, shape, dtypes[0])
+        yield make_again(make_case, mode, first, dtypes[0], device)
 
 
-def make_case(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_case(mode: str, shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: one read of the logits; the log-prob pass alone stands beside it."""
-    logits = inputs.make_logits(*shape, dtype)
-    ids = torch.arange(shape[0])
+    logits = inputs.make_logits(*shape, dtype, device=device)
+    ids = torch.arange(shape[0], device=device)
     targets = inputs.make_targets(logits)
 
     def ours() -> Results:
@@ -94,6 +97,22 @@ def make_case(mode: str, shape: tuple[int, int], dtype: torch.dtype) -> Case:
                 run=lambda: {"entropy": rk.gather_logprobs(logits, targets).entropy},
             ),
             Provider(name="eager", run=lambda: name(EAGER[mode](logits))),
-            make_compiled("torch.compile", EAGER[mode], lambda f: name(f(logits))),
+            make_compiled("torch.compile", EAGER[mode], lambda f: name(f(logits)), device),
+            *make_foreigners(mode, logits, device),
         ],
     )
+
+
+def make_foreigners(mode: str, logits: Tensor, device: str) -> list[Provider]:
+    """Return FlashInfer's draw from all entries, with the log-prob that it leaves to others."""
+    if mode != "forward":
+        return []
+
+    def call(function: Function) -> Results:
+        return {"logprobs": function(logits)[1]}
+
+    return [
+        field.make_foreign(
+            field.FLASHINFER, "sampling", field.load_flashinfer_sampling, call, device
+        )
+    ]

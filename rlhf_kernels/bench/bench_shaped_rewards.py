@@ -9,8 +9,8 @@ from torch import Tensor
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
-from rlhf_kernels.bench.cases import Case, Settings
-from rlhf_kernels.bench.providers import race
+from rlhf_kernels.bench.cases import Case, Settings, make_again
+from rlhf_kernels.bench.providers import on_cpu, race
 from rlhf_kernels.reference.shaped_rewards import shaped_rewards as reference
 
 KL_COEF = 0.02
@@ -34,19 +34,19 @@ def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield the forward pass at 512 answers of up to 1024 tokens."""
     shape = settings.pick_shape((512, 1024), quick=(64, 256))
     for dtype in settings.pick_dtypes(torch.float32):
-        yield make_case(shape, dtype)
+        yield make_again(make_case, shape, dtype, settings.device)
 
 
-def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
+def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: two log-probs and a mask read, one float32 written per token."""
-    mask = inputs.make_lengths_mask(*shape)
-    scores = inputs.make_normal(shape[0], dtype=dtype)
-    logprobs = inputs.make_logprobs(*shape, dtype=dtype)
+    mask = inputs.make_lengths_mask(*shape, device=device)
+    scores = inputs.make_normal(shape[0], dtype=dtype, device=device)
+    logprobs = inputs.make_logprobs(*shape, dtype=dtype, device=device)
     ref = inputs.make_near(logprobs)
     every = (scores, logprobs, ref, mask)
 
     def truth() -> dict[str, Tensor]:
-        few = [tensor[:TRUE_ROWS] for tensor in every]
+        few = [tensor[:TRUE_ROWS] for tensor in on_cpu(*every)]
         return {"rewards": reference(*few, kl_coef=KL_COEF)}
 
     return Case(
@@ -59,5 +59,5 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype) -> Case:
         bytes_read=(2 * dtype.itemsize + 1) * mask.numel(),
         bytes_written=4 * mask.numel(),
         truth=truth,
-        providers=race(ours, plain, lambda f: {"rewards": f(*every)}),
+        providers=race(ours, plain, lambda f: {"rewards": f(*every)}, device),
     )

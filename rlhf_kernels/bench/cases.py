@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,9 @@ class Settings:
         providers: patterns of names; empty means all. Ours always runs, as the ratios need it.
         seconds: time for the rounds of one case; the minimum of rounds may take longer.
         clock: "wall", or "cpu" for the CPU time of the one thread there is, which leaves out the
-            time slices that went to other programs.
+            time slices that went to other programs. On a GPU its own events are the clock.
+        device: "cpu" or "cuda", where the inputs lie.
+        deadline: in seconds of `time.perf_counter`; nothing is compiled after it.
     """
 
     dtypes: tuple[torch.dtype, ...] = ()
@@ -35,14 +39,34 @@ class Settings:
     quick: bool = False
     seconds: float = 4.0
     clock: str = "wall"
+    device: str = "cpu"
+    deadline: float | None = None
 
     def pick_shape(self, default: tuple[int, int], quick: tuple[int, int]) -> tuple[int, int]:
-        """Return the shape asked for, or the op's own for this kind of run."""
-        return self.shape or (quick if self.quick else default)
+        """Return the shape asked for, or the op's own; a GPU is fast enough for the full one."""
+        return self.shape or (quick if self.quick and self.device == "cpu" else default)
+
+    def pick_logits_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Return the shapes [N, V] of ops on logits: a GPU takes two, with --quick one."""
+        if self.shape:
+            return (self.shape,)
+        if self.device == "cpu":
+            return ((16, 50257),) if self.quick else ((512, 50257),)
+        return ((8192, 50257),) if self.quick else ((8192, 50257), (8192, 151936))
+
+    def pick_logits_dtypes(self) -> tuple[torch.dtype, ...]:
+        """Return the dtypes of ops on logits: on a GPU logits come out of bfloat16 products."""
+        if self.device == "cpu":
+            return self.pick_dtypes(torch.float32, torch.bfloat16)
+        return self.pick_dtypes(torch.bfloat16)
 
     def pick_dtypes(self, *default: torch.dtype) -> tuple[torch.dtype, ...]:
         """Return the dtypes asked for, or the op's own."""
         return self.dtypes or default
+
+    def is_late(self) -> bool:
+        """Say whether the deadline has passed."""
+        return self.deadline is not None and time.perf_counter() > self.deadline
 
     def wants(self, name: str) -> bool:
         """Say whether a provider should run."""
@@ -75,6 +99,8 @@ class Case:
         truth: the float64 results, from rlhf_kernels.reference.
         bytes_read: bytes that must be read: each input once.
         bytes_written: bytes that must be written: each output once.
+        again: builds the same case with the same numbers in memory of its own, for a GPU, where
+            the inputs are rotated so that no run finds them in the cache.
     """
 
     op: str
@@ -88,3 +114,9 @@ class Case:
     bytes_written: float
     truth: Callable[[], Results]
     providers: Sequence[Provider]
+    again: Callable[[], Case] | None = None
+
+
+def make_again(make: Callable[..., Case], *args: Any) -> Case:
+    """Return `make(*args)`, which can be built again."""
+    return dataclasses.replace(make(*args), again=lambda: make(*args))

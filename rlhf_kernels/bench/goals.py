@@ -1,10 +1,10 @@
-"""The speed that the CPU kernels are meant to reach, held against measured rows."""
+"""The speed that the kernels are meant to reach, held against measured rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TextIO
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, TextIO
 
 from rlhf_kernels.bench.cases import OURS
 from rlhf_kernels.bench.rows import Row, format_number, format_range
@@ -17,20 +17,26 @@ PPO = ("ppo_loss_from_logits", "forward+backward")
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """One comparison of ours with others on one case.
+    """One comparison of ours on one case: with others, with a time, or with itself masked.
 
     Args:
+        kind: "ratio": the others' time divided by ours must be at least `limit`, or, when
+            `at_most`, our time divided by theirs at most that. "median_ms" and "graph_ms": that
+            column of ours must be at most `limit`. "masked": our time with half of the rows
+            masked divided by that with none must be at most `limit`.
         providers: names of the others; the fastest of them counts.
-        limit: the others' time divided by ours must be at least this, or, when `at_most`,
-            our time divided by theirs at most this.
+        dense: only rows in which everything counts; sequences always have padding.
     """
 
     text: str
     case: tuple[str, str]
     dtype: str
-    providers: tuple[str, ...]
+    providers: tuple[str, ...] = ()
     limit: float
     at_most: bool = False
+    kind: Literal["ratio", "median_ms", "graph_ms", "masked"] = "ratio"
+    shape: str = SHAPE
+    dense: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,7 @@ class Verdict:
     """A goal with what was measured: `met` is None when its case was not part of the run.
 
     Args:
-        measured: the median of the pairwise ratios, with their 10th and 90th percentile.
+        measured: the median of the pairwise ratios, with their 10th and 90th percentile; or ms.
         best: the ratio of the two shortest times; only for reading, it decides nothing.
     """
 
@@ -52,7 +58,7 @@ class Verdict:
 
 
 def make_goals() -> list[Goal]:
-    """Return the goals at 512 x 50257, float32 and bfloat16."""
+    """Return the goals of a CPU, at 512 x 50257, float32 and bfloat16."""
     goals = []
     for dtype in ("float32", "bfloat16"):
         plain = "log-prob + entropy, time / torch.compile's plain log-prob"
@@ -80,30 +86,58 @@ def make_goals() -> list[Goal]:
 
 def judge(goal: Goal, rows: Sequence[Row]) -> Verdict:
     """Find the goal's rows and compare; the fastest of the others decides."""
-    here = [
+    cases = [
         row
         for row in rows
         if (row.op, row.mode) == goal.case
-        and (row.shape, row.dtype, row.mask_share) == (SHAPE, goal.dtype, 1.0)
+        and (row.shape, row.dtype) == (goal.shape, goal.dtype)
         and row.ratio is not None
     ]
-    ours = next((row for row in here if row.provider == OURS), None)
-    others = [row for row in here if row.provider in goal.providers]
-    text = f"{goal.text}, {goal.dtype}"
-    limit = f"{'<=' if goal.at_most else '>='} {goal.limit:g}"
-    if not ours or not others:
-        return Verdict(goal=text, limit=limit)
+    dense = [row for row in cases if row.mask_share == 1.0 or not goal.dense]
+    ours = next((row for row in dense if row.provider == OURS), None)
+    sign = "<=" if goal.at_most or goal.kind != "ratio" else ">="
+    unit = " ms" if goal.kind.endswith("_ms") else ""
+    verdict = Verdict(goal=f"{goal.text}, {goal.dtype}", limit=f"{sign} {goal.limit:g}{unit}")
+    if ours is None:
+        return verdict
+    if goal.kind == "ratio":
+        return compare_with_others(goal, verdict, ours, dense)
+    if goal.kind == "masked":
+        half = next((r for r in cases if r.provider == OURS and r.mask_share == 0.5), None)
+        measured = divide(half.median_ms if half else None, ours.median_ms)
+        return decide(goal, verdict, measured)
+    if goal.kind == "graph_ms":
+        return decide(goal, verdict, ours.graph_ms)
+    return decide(goal, verdict, ours.median_ms, ours.p10_ms, ours.p90_ms, ours.best_ms)
+
+
+def compare_with_others(goal: Goal, verdict: Verdict, ours: Row, rows: Sequence[Row]) -> Verdict:
+    """Return the verdict on a ratio to the fastest of the goal's providers."""
+    others = [row for row in rows if row.provider in goal.providers]
+    if not others:
+        return verdict
     other = min(others, key=lambda row: row.ratio or 0.0)
     measured, low, high = other.ratio, other.ratio_p10, other.ratio_p90
     best = divide(other.best_ms, ours.best_ms)
     if goal.at_most:
         measured, low, high, best = (divide(1.0, x) for x in (measured, high, low, best))
-    met = None
-    if measured is not None:
-        met = measured <= goal.limit if goal.at_most else measured >= goal.limit
-    return Verdict(
-        goal=text, limit=limit, measured=measured, low=low, high=high, best=best, met=met
-    )
+    return decide(goal, verdict, measured, low, high, best)
+
+
+def decide(
+    goal: Goal,
+    verdict: Verdict,
+    measured: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    best: float | None = None,
+) -> Verdict:
+    """Return the verdict with what was measured; without a measurement it stays open."""
+    if measured is None:
+        return verdict
+    less = goal.at_most or goal.kind != "ratio"
+    met = measured <= goal.limit if less else measured >= goal.limit
+    return replace(verdict, measured=measured, low=low, high=high, best=best, met=met)
 
 
 def divide(above: float | None, below: float | None) -> float | None:
@@ -111,9 +145,9 @@ def divide(above: float | None, below: float | None) -> float | None:
     return None if above is None or not below else above / below
 
 
-def judge_all(rows: Sequence[Row]) -> list[Verdict]:
-    """Return one verdict per goal."""
-    return [judge(goal, rows) for goal in make_goals()]
+def judge_all(rows: Sequence[Row], goals: Sequence[Goal] | None = None) -> list[Verdict]:
+    """Return one verdict per goal, by default those of a CPU."""
+    return [judge(goal, rows) for goal in (make_goals() if goals is None else goals)]
 
 
 def to_records(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
@@ -123,12 +157,12 @@ def to_records(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
 
 def print_goals(verdicts: Sequence[Verdict], out: TextIO) -> None:
     """Print the GOALS table."""
-    title = f"GOALS at {SHAPE}"
-    print(f"\n{title:<70}{'goal':>7}{'median':>8}{'p10-p90':>13}{'of bests':>9}", file=out)
+    title = "GOALS"
+    print(f"\n{title:<70}{'goal':>11}{'median':>8}{'p10-p90':>13}{'of bests':>9}", file=out)
     for verdict in verdicts:
         answer = {True: "met", False: "MISSED", None: "not measured in this run"}[verdict.met]
         cells = (
-            f"{verdict.limit:>7}{format_number(verdict.measured):>8}"
+            f"{verdict.limit:>11}{format_number(verdict.measured):>8}"
             f"{format_range(verdict.low, verdict.high):>13}{format_number(verdict.best):>9}"
         )
         print(f"  {verdict.goal:<68}{cells}  {answer}", file=out)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +43,24 @@ class Runner:
     peak_memory_mib: float | None
     calls_per_sample: int
     samples: list[float]
+    graph_s: float | None = None
+    host_s: float | None = None
+    graph_note: str = ""
 
 
 def measure(case: Case, settings: Settings, machine: Machine) -> list[Row]:
     """Measure every provider of a case; one row each, also for those that cannot run."""
+    runners, reasons = start_providers(case, settings, warm_up)
+    cold = case.bytes_read + case.bytes_written > COLD_BYTES / 4
+    run_rounds(list(runners.values()), settings.seconds, cold, CLOCKS[settings.clock])
+    limit = find_limit(case, machine) if cold else None
+    return make_rows(case, runners, reasons, limit, settings.clock)
+
+
+def start_providers(
+    case: Case, settings: Settings, start: Callable[[Provider, Results], Runner]
+) -> tuple[dict[str, Runner], dict[str, str]]:
+    """Start every provider; return those that run, and for the others why they do not."""
     torch._dynamo.reset()  # otherwise every case counts against the same limit of recompilations
     truth = case.truth()
     runners: dict[str, Runner] = {}
@@ -57,17 +71,24 @@ def measure(case: Case, settings: Settings, machine: Machine) -> list[Row]:
             reasons[provider.name] = why
             continue
         try:
-            runners[provider.name] = warm_up(provider, truth)
+            runners[provider.name] = start(provider, truth)
         except Exception as error:
             if provider.name == OURS:
                 raise
             reasons[provider.name] = f"failed: {first_line(error)}"
-    del truth
-    cold = case.bytes_read + case.bytes_written > COLD_BYTES / 4
-    run_rounds(list(runners.values()), settings.seconds, cold, CLOCKS[settings.clock])
-    limit = find_limit(case, machine) if cold else None
+    return runners, reasons
+
+
+def make_rows(
+    case: Case,
+    runners: dict[str, Runner],
+    reasons: dict[str, str],
+    limit: float | None,
+    clock: str,
+) -> list[Row]:
+    """Return one row per provider, in their order."""
     return [
-        make_row(case, runners[provider.name], runners[OURS], limit, settings.clock)
+        make_row(case, runners[provider.name], runners[OURS], limit, clock)
         if provider.name in runners
         else make_empty_row(case, provider.name, reasons[provider.name])
         for provider in case.providers
@@ -80,6 +101,8 @@ def find_reason_to_skip(provider: Provider, settings: Settings) -> str:
         return provider.note
     if not settings.wants(provider.name):
         return "not asked for by --providers"
+    if provider.compiled and settings.is_late():
+        return "not compiled: the time of --budget was used up"
     if provider.compiled and settings.quick and not settings.providers:
         return "left out by --quick, compiling takes longer than that; --providers asks for it"
     return ""
@@ -128,15 +151,16 @@ def compare(results: Results, truth: Results) -> tuple[float | None, float | Non
 
     Only names that both have are compared; a gradient's error is relative to the largest entry of
     its row. A result that is not finite where the truth is counts as infinitely wrong. A truth
-    that is slow to compute may hold the leading rows only.
+    that is slow to compute may hold the leading rows only, and so may a result.
     """
     errors: list[float] = []
     grad_errors: list[float] = []
     for name in results.keys() & truth.keys():
-        want = truth[name].detach().double()
         result = results[name].detach()
+        want = truth[name].detach().double().to(result.device)
         if want.dim():
-            result = result[: len(want)]
+            leading = min(len(want), len(result))
+            want, result = want[:leading], result[:leading]
         error = (result.double() - want).abs().nan_to_num(nan=float("inf"))
         if name.startswith("grad"):
             scale = want.abs().amax(-1, keepdim=True)
@@ -210,7 +234,8 @@ def make_row(case: Case, runner: Runner, ours: Runner, limit: float | None, cloc
     median, p10, p90 = percentiles(runner.samples)
     pairs = (mine / base for mine, base in zip(runner.samples, ours.samples, strict=True))
     ratio, ratio_p10, ratio_p90 = percentiles(pairs)
-    empty = make_empty_row(case, runner.provider.name, runner.provider.note)
+    notes = [note for note in (runner.provider.note, runner.graph_note) if note]
+    empty = make_empty_row(case, runner.provider.name, "; ".join(notes))
     measured = {
         "runs": len(runner.samples),
         "clock": clock,
@@ -218,6 +243,8 @@ def make_row(case: Case, runner: Runner, ours: Runner, limit: float | None, cloc
         "p10_ms": 1e3 * p10,
         "p90_ms": 1e3 * p90,
         "best_ms": 1e3 * min(runner.samples),
+        "graph_ms": to_ms(runner.graph_s),
+        "host_ms": to_ms(runner.host_s),
         "ratio": ratio,
         "ratio_p10": ratio_p10,
         "ratio_p90": ratio_p90,
@@ -231,11 +258,19 @@ def make_row(case: Case, runner: Runner, ours: Runner, limit: float | None, cloc
     return Row(**(vars(empty) | measured))
 
 
-def find_limit(case: Case, machine: Machine) -> float:
+def to_ms(seconds: float | None) -> float | None:
+    """Return milliseconds."""
+    return None if seconds is None else 1e3 * seconds
+
+
+def find_limit(case: Case, machine: Machine) -> float | None:
     """Return the seconds that the bytes of a case need at the bandwidth of this process.
 
-    Each written byte is paired with a read one at the rate of an update; the rest is read.
+    Each written byte is paired with a read one at the rate of an update; the rest is read. None
+    where that rate was not measured.
     """
     paired = min(case.bytes_read, case.bytes_written)
     left = case.bytes_read + case.bytes_written - 2 * paired
+    if machine.read_gb_s is None or machine.update_gb_s is None:
+        return None
     return 2 * paired / (machine.update_gb_s * 1e9) + left / (machine.read_gb_s * 1e9)

@@ -32,9 +32,15 @@ class Machine:
     """Where a row was measured.
 
     Args:
-        read_gb_s: a sum over 256 MB; bytes read.
-        update_gb_s: the better of a copy and a multiplication in place; bytes read and written.
+        read_gb_s: a sum over 256 MB; on a GPU a native probe; bytes read. None: not measured.
+        update_gb_s: the better of a copy and a multiplication in place; on a GPU a copy; bytes
+            read and written.
         load: processes that wanted to run in the minute before the start, this one not counted.
+        driver: of the GPU, like the following: empty or None for a CPU.
+        cuda: the version torch was built with.
+        l2_mib: the second-level cache, as the device reports it.
+        power_limit_w: as set by whoever runs the machine.
+        matmul_tflops: of a large bfloat16 product in torch.
     """
 
     device: str
@@ -44,9 +50,14 @@ class Machine:
     version: str
     commit: str
     date: str
-    read_gb_s: float
-    update_gb_s: float
+    read_gb_s: float | None
+    update_gb_s: float | None
     load: float
+    driver: str = ""
+    cuda: str = ""
+    l2_mib: float | None = None
+    power_limit_w: float | None = None
+    matmul_tflops: float | None = None
 
 
 def describe_machine(clock: Clock = time.perf_counter) -> Machine:

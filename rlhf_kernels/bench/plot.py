@@ -15,13 +15,20 @@ OTHER_COLOR = "#b8bcc2"
 
 
 def draw_plot(path: Path, rows: Sequence[Row], machine: Machine) -> None:
-    """Write a picture; the format follows the name's ending (png, svg, pdf)."""
+    """Write a picture of one run; the format follows the name's ending (png, svg, pdf)."""
+    where = [machine.device]
+    where += [] if machine.driver else [f"{machine.threads} threads"]
+    where += [machine.isa] if machine.isa else []
+    draw_panels(path, group_by_case(rows), f"{', '.join(where)}, torch {machine.torch}")
+
+
+def draw_panels(path: Path, panels: dict[str, list[Row]], title: str) -> None:
+    """Write a picture of panels, each with its title."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = group_by_case(rows)
     heights = [len(group) + 1.6 for group in panels.values()]
     figure, axes = pyplot.subplots(
         len(panels),
@@ -30,12 +37,9 @@ def draw_plot(path: Path, rows: Sequence[Row], machine: Machine) -> None:
         layout="constrained",
         squeeze=False,
     )
-    for axis, (title, group) in zip(axes[:, 0], panels.items(), strict=True):
-        draw_panel(axis, title, group)
-    isa = f", {machine.isa}" if machine.isa else ""
-    figure.suptitle(
-        f"{machine.device}, {machine.threads} threads{isa}, torch {machine.torch}", fontsize=9
-    )
+    for axis, (name, group) in zip(axes[:, 0], panels.items(), strict=True):
+        draw_panel(axis, name, group)
+    figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=140)
     pyplot.close(figure)
 

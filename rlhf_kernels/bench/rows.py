@@ -31,7 +31,12 @@ class Row:
         peak_memory_mib: held at the highest beyond the inputs, results included.
         max_error: largest absolute difference of a result from the float64 reference.
         max_grad_error: largest difference of a gradient, relative to its row's largest entry.
-        clock: "wall", or "cpu" with one thread: time slices of other programs left out.
+        clock: "wall", or "cpu" with one thread: time slices of other programs left out; or
+            "events" of a GPU.
+        graph_ms: per call in replays of a CUDA graph of many calls, which knows no launches;
+            host_ms: per call by the host's clock over many calls. Of short calls on a GPU only.
+        copies: of the inputs, rotated so that they leave the cache of a GPU between two runs.
+        sm_mhz: clock of the multiprocessors at the end of the runs; memory_mhz: of the memory.
         first_call_s: the first call, compilation included; never part of the timed runs.
     """
 
@@ -50,6 +55,8 @@ class Row:
     p10_ms: float | None = None
     p90_ms: float | None = None
     best_ms: float | None = None
+    graph_ms: float | None = None
+    host_ms: float | None = None
     ratio: float | None = None
     ratio_p10: float | None = None
     ratio_p90: float | None = None
@@ -60,6 +67,9 @@ class Row:
     max_error: float | None = None
     max_grad_error: float | None = None
     first_call_s: float | None = None
+    copies: int | None = None
+    sm_mhz: float | None = None
+    memory_mhz: float | None = None
     note: str = ""
 
 
@@ -153,6 +163,16 @@ def to_cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def tell_launches(row: Row) -> str:
+    """Return what a short call on a GPU takes without its launches, and as a program sees it."""
+    parts = []
+    if row.graph_ms is not None:
+        parts.append(f"{format_number(row.graph_ms)} ms in a graph")
+    if row.host_ms is not None:
+        parts.append(f"{format_number(row.host_ms)} ms with launches")
+    return ", ".join(parts)
+
+
 WIDTHS = (24, 7, 13, 7, 7, 11, 7, 5, 7, 8, 8)
 
 
@@ -166,7 +186,7 @@ def print_case(rows: Sequence[Row], out: TextIO) -> None:
         if row.median_ms is None:
             print(f"  {row.provider:<{WIDTHS[0]}} - {row.note}", file=out)
         else:
-            print_cells(to_cells(row), out, row.note)
+            print_cells(to_cells(row), out, "; ".join(filter(None, [tell_launches(row), row.note])))
     out.flush()
 
 
