@@ -15,7 +15,10 @@ from toolkit.data.batches import TokenLists, pad_left
 from toolkit.data.tokenize import Text
 from toolkit.models.heads import Policy, precision
 from toolkit.spec.schema import Sampling
+from toolkit.training.device import move
 from toolkit.training.random import Stream
+
+_LOOK = 16  # tokens between two looks whether all have ended, where a look waits for the GPU
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,19 @@ def sample_answers(
         max_response: T, the most tokens drawn.
     """
     stream, purpose, indices = draws
-    uniforms = stream.uniforms(purpose, indices, max_response)
+    device = policy.device
+    uniforms = move(stream.uniforms(purpose, indices, max_response), device)
     ids, mask = pad_left(prompts, text.pad_id)
     padded = bool((mask == 0).any())
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    positions = move((mask.cumsum(1) - 1).clamp(min=0), device)
+    ids, mask = move(ids, device), move(mask, device)
     policy.model.eval()  # in training mode with recomputed activations there is no cache
-    tokens = torch.full((len(prompts), max_response), text.pad_id)
-    alive = torch.ones(len(prompts), dtype=torch.bool)
+    tokens = torch.full((len(prompts), max_response), text.pad_id, device=device)
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    look = 1 if device.type == "cpu" else _LOOK
     cache = None
     for t in range(max_response):
-        with precision(policy.hardware):
+        with precision(policy.hardware, device):
             out = policy.model(
                 ids,
                 attention_mask=mask if padded else None,
@@ -72,9 +78,9 @@ def sample_answers(
             )
         cache = out.past_key_values
         drawn = draw(out.logits[:, -1, : policy.vocab].float(), uniforms[:, t], sampling)
-        tokens[alive, t] = drawn[alive]
+        tokens[:, t] = torch.where(alive, drawn, tokens[:, t])
         alive &= drawn != text.eos_id
-        if not bool(alive.any()):
+        if (t + 1) % look == 0 and not bool(alive.any()):
             break
         ids, positions = drawn.unsqueeze(1), positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -89,17 +95,27 @@ def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
     probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
     if sampling.top_k or sampling.top_p < 1.0:
         probs = _truncate(probs, sampling)
-    cdf = probs.cumsum(-1)
-    places = torch.searchsorted(cdf, (uniforms * cdf[:, -1]).unsqueeze(1), right=True).squeeze(1)
-    last = (
-        (probs > 0).long().cumsum(-1).argmax(-1)
-    )  # rounding must not land past the last possible id
-    return torch.minimum(places, last)
+    cdf = _cumulate(probs)
+    possible = probs > 0
+    above = possible & (cdf > (uniforms * cdf[:, -1]).unsqueeze(1))
+    last = possible.long().cumsum(-1).argmax(-1)  # rounding can leave nothing above
+    return torch.where(above.any(-1), above.int().argmax(-1), last)
+
+
+def _cumulate(probs: Tensor) -> Tensor:
+    """Sum up along each row; on a GPU by doubling, since cumsum there has no fixed order."""
+    if probs.device.type == "cpu":
+        return probs.cumsum(-1)
+    total, step = probs, 1
+    while step < probs.shape[-1]:
+        total = torch.cat([total[:, :step], total[:, step:] + total[:, :-step]], dim=-1)
+        step *= 2
+    return total
 
 
 def _truncate(probs: Tensor, sampling: Sampling) -> Tensor:
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    before = ordered.cumsum(-1) - ordered
+    before = _cumulate(ordered) - ordered
     drop = before >= sampling.top_p
     if sampling.top_k:
         drop[:, sampling.top_k :] = True

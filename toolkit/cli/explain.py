@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
 def _account(folder: Path, name: str, done: Done) -> list[str]:
     parts = done.parts
     memory = f", peak memory {done.peak_memory / 2**20:.0f} MiB" if done.peak_memory else ""
+    if done.device_memory:
+        memory += f", on the GPU {done.device_memory / 2**20:.0f} MiB"
     lines = [f"{name}  {done.key}", f"finished {done.finished}, {done.seconds:.1f} s{memory}"]
     lines += [f"{time}  {why}" for time, why in why_it_ran(folder, name, done.key)]
     settings = {"stage version": parts["version"], "seed": parts["seed"], **parts["hardware"]}

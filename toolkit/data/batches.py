@@ -1,4 +1,4 @@
-"""Token lists to tensors.
+"""Token lists to tensors. They stay on the CPU; a model moves what it reads to its device.
 
 Dims: B sequences, L prompt + response tokens, T response tokens, N response tokens of a batch.
 """
@@ -40,6 +40,27 @@ class Batch:
     def tokens(self) -> int:
         """Response tokens that count."""
         return int(self.mask.sum())
+
+    @property
+    def targets(self) -> Tensor:
+        """Response tokens that count; int64 [N]."""
+        return self.response[self.mask]
+
+    @property
+    def places(self) -> Tensor:
+        """Where in a flattened [B, L] the positions lie that predict `targets`; int64 [N]."""
+        starts = torch.arange(len(self)).unsqueeze(1) * self.ids.shape[1]
+        return (starts + self.source)[self.mask]
+
+    @property
+    def ends(self) -> Tensor:
+        """Where in a flattened [B, L] each sequence's last real token lies; int64 [B]."""
+        return torch.arange(len(self)) * self.ids.shape[1] + self.lengths - 1
+
+    def slots(self, rows: Tensor | slice) -> Tensor:
+        """Where in a flattened [B, T] the tokens of `rows` that count lie, row by row; int64."""
+        every = torch.arange(self.mask.numel()).view_as(self.mask)
+        return every[rows][self.mask[rows]]
 
     def rows(self, rows: Tensor | slice) -> Batch:
         """Take some sequences, with padding no longer than they need.

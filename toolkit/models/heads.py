@@ -21,12 +21,13 @@ import rlhf_kernels as rk
 from toolkit.data.batches import Batch
 from toolkit.models.load import set_residual_dropout
 from toolkit.spec.schema import Hardware
+from toolkit.training.device import move
 
 
-def precision(hardware: Hardware) -> AbstractContextManager[object]:
-    """The context in which matmuls run; fp32 leaves everything as it is."""
+def precision(hardware: Hardware, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which matmuls on `device` run; fp32 leaves everything as it is."""
     if hardware.precision == "bf16":
-        return torch.autocast("cpu", dtype=torch.bfloat16)
+        return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
@@ -54,36 +55,43 @@ class Policy:
         self.plain_head = _head_is_plain(self.model)
         _allow_checkpointing(self.model, self.hardware)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and all it returns."""
+        return torch.device(self.model.device)
+
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits [N, V] of the response tokens that count, and those tokens [N].
 
         The rest is dropped before the head.
         """
         _set_mode(self.model, self.hardware)
-        with precision(self.hardware):
+        ids, places = move(batch.ids, self.device), move(batch.places, self.device)
+        with precision(self.hardware, self.device):
             if self.plain_head:
-                trunk = self.model.base_model(batch.ids, use_cache=False)[0]
+                trunk = self.model.base_model(ids, use_cache=False)[0]
                 head = self.model.get_output_embeddings()
                 bias = None if head.bias is None else head.bias[: self.vocab]
                 logits = torch.nn.functional.linear(
-                    _select(trunk, batch), head.weight[: self.vocab], bias
+                    trunk.flatten(0, 1)[places], head.weight[: self.vocab], bias
                 )
             else:
-                logits = _select(self.model(batch.ids, use_cache=False).logits, batch)
+                logits = self.model(ids, use_cache=False).logits.flatten(0, 1)[places]
                 logits = logits[:, : self.vocab]
-        return logits, batch.response[batch.mask]
+        return logits, move(batch.targets, self.device)
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the response's log-probs and entropies, fp32 [B, T], 0 outside the mask."""
-        logprobs = torch.zeros(batch.mask.shape)
-        entropy = torch.zeros(batch.mask.shape)
+        logprobs = torch.zeros(batch.mask.numel(), device=self.device)
+        entropy = torch.zeros(batch.mask.numel(), device=self.device)
         for span, micro in batch.micro(self.hardware.micro_batch):
             logits, targets = self.logits(micro)
             out = rk.gather_logprobs(logits, targets, temperature=self.temperature)
-            logprobs[span][micro.mask] = out.logprobs
-            entropy[span][micro.mask] = out.entropy
-        return logprobs, entropy
+            slots = move(batch.slots(span), self.device)
+            logprobs[slots] = out.logprobs
+            entropy[slots] = out.entropy
+        return logprobs.view(batch.mask.shape), entropy.view(batch.mask.shape)
 
 
 @dataclass
@@ -103,27 +111,33 @@ class Scorer:
         self.offset = float(getattr(self.model.config, "score_offset", 0.0))
         _allow_checkpointing(self.model, self.hardware)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and all it returns."""
+        return torch.device(self.model.device)
+
     def _head(self, hidden: Tensor) -> Tensor:
-        with precision(self.hardware):
+        with precision(self.hardware, self.device):
             values: Tensor = self.model.score(hidden)
             return values.squeeze(-1).float() - self.offset
 
     def _trunk(self, batch: Batch) -> Tensor:
         _set_mode(self.model, self.hardware)
-        with precision(self.hardware):
-            hidden: Tensor = self.model.base_model(batch.ids, use_cache=False)[0]
+        with precision(self.hardware, self.device):
+            ids = move(batch.ids, self.device)
+            hidden: Tensor = self.model.base_model(ids, use_cache=False)[0]
         return hidden
 
     def scores_of(self, batch: Batch) -> Tensor:
         """Return scores fp32 [B], read at the last real token (detail 11)."""
         hidden = self._trunk(batch)
-        last = hidden[torch.arange(len(batch)), batch.lengths - 1]
-        return self._head(last)
+        return self._head(hidden.flatten(0, 1)[move(batch.ends, self.device)])
 
     def values_of(self, batch: Batch) -> Tensor:
         """Return values fp32 [B, T]: at the position that predicts response[:, t]."""
         hidden = self._trunk(batch)
-        index = batch.source.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        source = move(batch.source, self.device)
+        index = source.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return self._head(hidden.gather(1, index))
 
     @torch.no_grad()
@@ -136,7 +150,7 @@ class Scorer:
     def values(self, batch: Batch) -> Tensor:
         """Return values [B, T] without gradients, 0 where the mask is False."""
         parts = [self.values_of(micro) for _, micro in batch.micro(self.hardware.micro_batch)]
-        return torch.cat(parts) * batch.mask
+        return torch.cat(parts) * move(batch.mask, self.device)
 
 
 def _allow_checkpointing(model: PreTrainedModel, hardware: Hardware) -> None:
@@ -154,12 +168,6 @@ def _set_mode(model: PreTrainedModel, hardware: Hardware) -> None:
         model.train(torch.is_grad_enabled())
 
 
-def _select(per_position: Tensor, batch: Batch) -> Tensor:
-    """Rows of [B, L, X] that predict the response tokens that count: [N, X]."""
-    rows = torch.arange(len(batch)).unsqueeze(1).expand_as(batch.source)
-    return per_position[rows[batch.mask], batch.source[batch.mask]]
-
-
 @torch.no_grad()
 def _head_is_plain(model: PreTrainedModel) -> bool:
     """Whether trunk @ head.weight is what the model returns: soft-capped or scaled heads differ.
@@ -171,7 +179,7 @@ def _head_is_plain(model: PreTrainedModel) -> bool:
         return False
     was_training = model.training
     model.eval()
-    ids = torch.arange(4).unsqueeze(0) % model.config.vocab_size
+    ids = torch.arange(4, device=model.device).unsqueeze(0) % model.config.vocab_size
     head = model.get_output_embeddings()
     plain = False
     if isinstance(head, torch.nn.Linear):

@@ -24,10 +24,15 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
-def load_base(source: ModelSource, text: Text, stream: Stream) -> PreTrainedModel:
-    """Load the base model's folder, or make it from `architecture` and `config`; dropout off."""
+def load_base(
+    source: ModelSource, text: Text, stream: Stream, device: str = "cpu"
+) -> PreTrainedModel:
+    """Load the base model's folder, or make it from `architecture` and `config`; dropout off.
+
+    New weights are drawn on the CPU, so they are the same for every device.
+    """
     if source.path is not None:
-        return load_policy(Path(source.path), text)
+        return load_policy(Path(source.path), text, device)
     config = AutoConfig.for_model(
         source.architecture,
         **source.config,
@@ -37,29 +42,31 @@ def load_base(source: ModelSource, text: Text, stream: Stream) -> PreTrainedMode
         pad_token_id=text.pad_id,
     )
     stream.seed_torch("new weights")
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
 
 
-def load_policy(folder: Path, text: Text) -> PreTrainedModel:
+def load_policy(folder: Path, text: Text, device: str = "cpu") -> PreTrainedModel:
     """Load a causal language model in fp32, dropout off, with a row for the padding token."""
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     _refuse_loose_ends(folder, info, allowed=())
-    return _fit_to_text(model, text)
+    return _fit_to_text(model, text).to(device)
 
 
-def load_scalar(folder: Path, text: Text) -> PreTrainedModel:
+def load_scalar(folder: Path, text: Text, device: str = "cpu") -> PreTrainedModel:
     """Load a reward or value model in fp32, dropout off."""
     model, info = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=1, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
     _refuse_loose_ends(folder, info, allowed=())
     _scalar_head(folder, model)
-    return _fit_to_text(model, text)
+    return _fit_to_text(model, text).to(device)
 
 
-def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
+def make_scalar(
+    backbone: Path, text: Text, stream: Stream, device: str = "cpu"
+) -> PreTrainedModel:
     """Put a scalar head on a language model's trunk: N(0, 1/sqrt(d+1)), no bias (detail 12)."""
     stream.seed_torch("scalar head")
     model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -76,7 +83,7 @@ def make_scalar(backbone: Path, text: Text, stream: Stream) -> PreTrainedModel:
     width = head.in_features
     torch.nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
     model.config.score_offset = 0.0
-    return _fit_to_text(model, text)
+    return _fit_to_text(model, text).to(device)
 
 
 def _scalar_head(folder: Path, model: PreTrainedModel) -> torch.nn.Linear:

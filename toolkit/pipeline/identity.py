@@ -80,7 +80,7 @@ def compute_parts(
 def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:
     hardware = spec.hardware
     return {
-        "device": machine.device,
+        "device": machine.device_text,
         "precision": hardware.precision,
         "threads": machine.threads,
         "micro_batch": hardware.micro_batch,

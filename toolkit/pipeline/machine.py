@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 
+from toolkit.pipeline import gpu
+from toolkit.spec.errors import DoesNotFit
 from toolkit.spec.schema import Hardware
 
 ISA_SWITCH = "RLHF_KERNELS_ISA"
@@ -29,34 +31,57 @@ class Machine:
     """Resolved hardware settings.
 
     Args:
-        device: "cpu".
+        device: "cpu" or "cuda".
         why: how it was chosen, one sentence.
         threads: CPU threads.
         isa: forced instruction set of the kernels; None: the best the CPU has.
+        gpu: the GPU's name where `device` is "cuda".
     """
 
     device: str
     why: str
     threads: int
     isa: str | None = None
+    gpu: str | None = None
+
+    @property
+    def device_text(self) -> str:
+        """Return the device as it stands in a stage's key: "cpu", or "cuda NVIDIA H200"."""
+        return f"{self.device} {self.gpu}" if self.gpu else self.device
 
 
 def resolve_machine(hardware: Hardware) -> Machine:
-    """Choose what the spec leaves open, and say why."""
+    """Choose what the spec leaves open, and say why.
+
+    Raises:
+        DoesNotFit: the spec asks for a GPU that stages cannot run on.
+    """
     cores = len(os.sched_getaffinity(0))
     threads = hardware.threads or cores
     how = "hardware.threads" if hardware.threads else "all cores"
-    reason = (
-        "the spec says so"
-        if hardware.device != "auto"
-        else "auto: the kernels of this version run on the CPU"
-    )
-    return Machine(
-        device="cpu",
-        why=f"device cpu ({reason}), {threads} threads ({how}), {hardware.precision}",
+    name, reason = _choose(hardware)
+    machine = Machine(
+        device="cuda" if name else "cpu",
+        why="",
         threads=threads,
         isa=os.environ.get(ISA_SWITCH) or None,
+        gpu=name,
     )
+    why = f"device {machine.device_text} ({reason}), {threads} threads ({how})"
+    return replace(machine, why=f"{why}, {hardware.precision}")
+
+
+def _choose(hardware: Hardware) -> tuple[str | None, str]:
+    """Return (the GPU's name, or None for the CPU; why)."""
+    if hardware.device == "cpu":
+        return None, "the spec says so"
+    against = gpu.obstacle()
+    found = gpu.find_gpu()
+    if against is None and isinstance(found, gpu.Gpu):
+        return found.name, "the spec says so" if hardware.device == "cuda" else "auto: it is usable"
+    if hardware.device == "cuda":
+        raise DoesNotFit(f"hardware.device is cuda, but {against}; or set hardware.device: cpu")
+    return None, f"auto: {against}"
 
 
 def cpu_name() -> str:
@@ -88,7 +113,7 @@ def describe(machine: Machine) -> dict[str, object]:
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": machine.threads,
-        "device": machine.device,
+        "device": machine.device_text,
         "isa": machine.isa,
         "platform": platform.platform(),
         "python": platform.python_version(),

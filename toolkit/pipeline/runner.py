@@ -121,7 +121,7 @@ class _Runner:
 
     def run(self, decisions: list[Decision]) -> None:
         """Bring every stage to its wanted result."""
-        self.events.write("run_started", device=self.machine.device, why=self.machine.why)
+        self.events.write("run_started", device=self.machine.device_text, why=self.machine.why)
         self.display.say(self.machine.why)
         self.spec = _without_missing_log(self.spec, self.display)
         try:
@@ -250,6 +250,7 @@ class _Attempt:
             seconds=self._seconds(),
             peak_memory=peak,
             peak_memory_of=covers,
+            device_memory=result.device_memory,
             summary=_finite(dict(result.summary)),
             warnings=list(result.warnings),
             gate=result.gate,

@@ -42,6 +42,7 @@ class Done:
         seconds: working time, earlier interrupted attempts included.
         peak_memory: bytes; None where the platform does not tell.
         peak_memory_of: "stage" or "process": what peak_memory covers.
+        device_memory: peak bytes on the GPU; None where the stage ran on the CPU.
         summary, warnings, gate: as the stage said (StageResult).
     """
 
@@ -52,6 +53,7 @@ class Done:
     seconds: float = 0.0
     peak_memory: int | None = None
     peak_memory_of: str = "process"
+    device_memory: int | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     gate: str | None = None

@@ -56,6 +56,7 @@ def _stage_record(stage: Stage) -> Record:
         "steps": steps,
         "seconds": done.get("seconds"),
         "peak_memory": done.get("peak_memory"),
+        "device_memory": done.get("device_memory"),
         "key": done.get("key"),
         "gate": done.get("gate"),
         "summary": clean(done.get("summary") or {}),

@@ -53,10 +53,17 @@ def stage_rows(report: Record) -> list[tuple[str, ...]]:
             stage["state"],
             str(stage["steps"] or ""),
             duration(stage["seconds"]),
-            memory(stage["peak_memory"]),
+            _peak(stage),
         )
         for stage in report["stages"]
     ]
+
+
+def _peak(stage: Record) -> str:
+    """Return a stage's peak memory, and the GPU's where it ran there."""
+    own = memory(stage["peak_memory"])
+    there = stage["device_memory"]
+    return own if there is None else f"{own}, GPU {memory(there)}"
 
 
 def _print(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -35,7 +35,9 @@ def key(
 class Hardware:
     """Where and how the numbers are computed; part of every stage's identity."""
 
-    device: Literal["auto", "cpu"] = key("auto", "device; auto prints what it chose and why")
+    device: Literal["auto", "cpu", "cuda"] = key(
+        "auto", "cuda: the first visible NVIDIA GPU; auto prints what it chose and why"
+    )
     precision: Literal["fp32", "bf16"] = key(
         "fp32", "compute type of matmuls; weights, optimizer, EMA, log-probs and losses stay fp32"
     )

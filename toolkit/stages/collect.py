@@ -67,9 +67,9 @@ class Collect:
         elif name == "base":
             model = load_pretrained(ctx, text)
         elif name == "ppo":
-            model = load_policy(ctx.inputs["ppo"] / "policy", text)
+            model = load_policy(ctx.inputs["ppo"] / "policy", text, ctx.device)
         else:
-            model = load_policy(Path(name), text)
+            model = load_policy(Path(name), text, ctx.device)
         return Policy(model, text.vocab, ctx.spec.hardware, self.config.sampling.temperature)
 
     def step(self, i: int) -> dict[str, float]:

@@ -33,7 +33,7 @@ class StageContext:
         round: 1-based round of collect, label, reward, ppo; 0 for the others.
         work: folder being written; the runner renames it to stages/<name> when the stage is done.
         inputs: stage kind -> finished folder, such as {"data": ..., "sft": ...}.
-        device: "cpu" (resolved; never "auto").
+        device: "cpu" or "cuda" (resolved; never "auto").
         threads: CPU threads (resolved).
         progress: called after every step.
         event: writes one line to events.jsonl.
@@ -59,8 +59,10 @@ class StageResult:
         summary: figures for the report, JSON-able.
         warnings: sentences a user should read.
         gate: why the run must stop here, or None.
+        device_memory: peak bytes on the GPU; None on the CPU. The loop adds it.
     """
 
     summary: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     gate: str | None = None
+    device_memory: int | None = None

@@ -39,6 +39,7 @@ from toolkit.stages.shared import (
     write_records,
 )
 from toolkit.stages.verdicts import over_optimisation, win_rate
+from toolkit.training.device import move
 
 _CHUNK = 256  # prompts answered together; the answers do not depend on it
 _PERPLEXITY_LENGTH = 128
@@ -71,7 +72,9 @@ class Evaluate:
         self.kinds = [] if task is None else task.categories(judged)
         folder = reward_folder(ctx)
         self.reward = (
-            None if folder is None else Scorer(load_scalar(folder, self.text), ctx.spec.hardware)
+            None
+            if folder is None
+            else Scorer(load_scalar(folder, self.text, ctx.device), ctx.spec.hardware)
         )
         self.reference = self._policy(load_sft(ctx, self.text))
         self.names: dict[str, Path | None] = {"sft": None}
@@ -88,7 +91,9 @@ class Evaluate:
     def step(self, i: int) -> dict[str, float]:
         """Answer the prompts with model i, judge the answers, measure KL and perplexity."""
         name, folder = list(self.names.items())[i]
-        policy = self.reference if folder is None else self._policy(load_policy(folder, self.text))
+        policy = self.reference
+        if folder is not None:
+            policy = self._policy(load_policy(folder, self.text, self.ctx.device))
         rows = [r for a in range(0, len(self.prompts), _CHUNK) for r in self._answer(policy, a)]
         figures = {
             key: float(np.mean([r[key] for r in rows])) for key in ("length", "finished", "kl")
@@ -119,7 +124,8 @@ class Evaluate:
         )
         batch = collate(ids, answers.ids, self.text.pad_id)
         ours, theirs = policy.logprobs(batch)[0], self.reference.logprobs(batch)[0]
-        kl = (rk.token_kl(ours, theirs, estimator="k1") * batch.mask).sum(1).tolist()
+        mask = move(batch.mask, policy.device)
+        kl = (rk.token_kl(ours, theirs, estimator="k1") * mask).sum(1).tolist()
         rows: list[Record] = [
             {
                 "prompt": c["prompt"],

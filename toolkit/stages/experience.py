@@ -21,6 +21,7 @@ import rlhf_kernels as rk
 from toolkit.data.batches import Batch
 from toolkit.models.heads import Policy, Scorer
 from toolkit.spec.schema import Ppo
+from toolkit.training.device import move
 
 Judge = Callable[[list[str], list[str], list[bool]], list[float]]
 
@@ -84,16 +85,17 @@ def make_experience(
     values = models.value.values(batch)
     scores = models.reward.scores(batch)
     counted = final_scores(ppo, scores, texts, extra)
-    rewards = shape(ppo, counted, logprobs, ref_logprobs, batch.mask)
+    mask = move(batch.mask, logprobs.device)
+    rewards = shape(ppo, counted, logprobs, ref_logprobs, mask)
     advantages, returns = rk.gae(
         rewards,
         values,
-        batch.mask,
+        mask,
         gamma=ppo.gamma,
         lam=ppo.lam,
         whiten=ppo.whiten in ("advantages", "both"),
     )
-    kl = rk.token_kl(logprobs, ref_logprobs, estimator="k1") * batch.mask
+    kl = rk.token_kl(logprobs, ref_logprobs, estimator="k1") * mask
     return Experience(
         batch, prompts, responses, finished, scores, logprobs, ref_logprobs,
         entropy, values, rewards, advantages, returns, kl,
@@ -112,10 +114,11 @@ def final_scores(
     """
     counted = scores
     if ppo.no_eos is not None:
-        unfinished = ~torch.tensor(texts[2])
+        unfinished = ~torch.tensor(texts[2], device=scores.device)
         counted = counted.masked_fill(unfinished, ppo.no_eos.score)
     if ppo.extra_reward is not None and extra is not None:
-        counted = counted + ppo.extra_reward.weight * torch.tensor(extra(*texts))
+        own = torch.tensor(extra(*texts), device=scores.device)
+        counted = counted + ppo.extra_reward.weight * own
     return counted
 
 

@@ -71,9 +71,8 @@ class Label:
 
     def _by_model(self) -> list[float]:
         assert self.config.model is not None
-        scorer = Scorer(
-            load_scalar(Path(self.config.model.path), self.text), self.ctx.spec.hardware
-        )
+        model = load_scalar(Path(self.config.model.path), self.text, self.ctx.device)
+        scorer = Scorer(model, self.ctx.spec.hardware)
         flat: list[float] = []
         for sample in self.samples:
             count = len(sample["responses_ids"])

@@ -40,6 +40,7 @@ from toolkit.stages.shared import (
     write_records,
 )
 from toolkit.stages.watch import Watch, add_statistics, join, objective
+from toolkit.training.device import move, read_rows
 from toolkit.training.ema import make_ema
 from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_ppo_updater
@@ -69,7 +70,10 @@ class PPO:
                 "ppo: the run has no reward model; give models.reward_trained or a reward stage"
             )
         self.models = Models(
-            policy, reference, self._value(), Scorer(load_scalar(reward, self.text), hardware)
+            policy,
+            reference,
+            self._value(),
+            Scorer(load_scalar(reward, self.text, ctx.device), hardware),
         )
         for frozen in (reference.model, self.models.reward.model):
             frozen.requires_grad_(False)
@@ -93,12 +97,12 @@ class PPO:
         ctx = self.ctx
         folder = reward_folder(ctx)
         if self.config.value.init == "reward" and folder is not None:
-            return Scorer(load_scalar(folder, self.text), ctx.spec.hardware)
+            return Scorer(load_scalar(folder, self.text, ctx.device), ctx.spec.hardware)
         start = sft_folder(ctx)
         if start is None:
             raise StageFailed("ppo.value.init is sft but no SFT model is on disk; set it to reward")
         head = Stream(ctx.spec.seed, "value head")
-        return Scorer(make_scalar(start, self.text, head), ctx.spec.hardware)
+        return Scorer(make_scalar(start, self.text, head, ctx.device), ctx.spec.hardware)
 
     def _pretrain_text(self) -> torch.Tensor | None:
         if self.config.ptx is None or self.config.ptx.coef == 0:
@@ -171,28 +175,33 @@ class PPO:
     def _backward_ppo(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         config, batch = self.config, experience.batch.rows(rows)
         in_loss = config.kl.place == "loss"
-        sums: dict[str, float] = defaultdict(float)
-        for span, micro in batch.micro(self.ctx.spec.hardware.micro_batch):
-            mine, mask = rows[span], micro.mask
+        parts = batch.micro(self.ctx.spec.hardware.micro_batch)
+        seen: list[list[torch.Tensor]] = []
+        stats: dict[str, torch.Tensor] = {}
+        for span, micro in parts:
+            mine = move(experience.batch.slots(rows[span]), self.models.policy.device)
             logits, targets = self.models.policy.logits(micro)
             loss, stats = rk.ppo_loss_from_logits(
                 logits,
                 targets,
-                experience.logprobs[mine][mask],
-                experience.advantages[mine][mask],
+                experience.logprobs.flatten()[mine],
+                experience.advantages.flatten()[mine],
                 torch.ones_like(targets, dtype=torch.bool),
                 cliprange=config.cliprange,
                 temperature=config.temperature,
                 entropy_coef=config.entropy_coef,
                 kl_coef=config.kl.coef if in_loss else 0.0,
                 kl_estimator=config.kl.estimator if in_loss else "k3",
-                ref_logprobs=experience.ref_logprobs[mine][mask] if in_loss else None,
+                ref_logprobs=experience.ref_logprobs.flatten()[mine] if in_loss else None,
                 denominator=batch.tokens,
                 inplace=True,
             )
-            check_finite(self.ctx, i, "the policy loss", float(loss.detach()), ids=micro.ids)
             loss.backward()
-            add_statistics(sums, stats, "ppo/policy/")
+            seen.append([loss.detach(), *stats.values()])
+        sums: dict[str, float] = defaultdict(float)
+        for (_, micro), (own, *figures) in zip(parts, read_rows(seen), strict=True):
+            check_finite(self.ctx, i, "the policy loss", own, ids=micro.ids)
+            add_statistics(sums, dict(zip(stats, figures, strict=True)), "ppo/policy/")
         return {**sums, "ppo/grad_norm": self.updater.grad_norm()}
 
     def _backward_ptx(self, i: int) -> dict[str, float]:
@@ -218,21 +227,26 @@ class PPO:
     def _value_step(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """Clipped value loss, one optimizer step of the value model."""
         config, batch = self.config.value, experience.batch.rows(rows)
-        sums: dict[str, float] = defaultdict(float)
-        for span, micro in batch.micro(self.ctx.spec.hardware.micro_batch):
-            mine = rows[span]
+        parts = batch.micro(self.ctx.spec.hardware.micro_batch)
+        device = self.models.value.device
+        seen: list[list[torch.Tensor]] = []
+        for span, micro in parts:
+            mine = move(rows[span], device)
             loss, stats = rk.value_loss(
                 self.models.value.values_of(micro),
                 experience.values[mine],
                 experience.returns[mine],
-                micro.mask,
+                move(micro.mask, device),
                 cliprange_value=config.cliprange,
                 denominator=batch.tokens,
             )
-            check_finite(self.ctx, i, "the value loss", float(loss.detach()), ids=micro.ids)
             (config.vf_coef * loss).backward()
-            sums["ppo/val/loss"] += float(loss.detach())
-            sums["ppo/val/clipfrac"] += float(stats["clipfrac"])
+            seen.append([loss.detach(), stats["clipfrac"]])
+        sums = {"ppo/val/loss": 0.0, "ppo/val/clipfrac": 0.0}
+        for (_, micro), (own, clipped) in zip(parts, read_rows(seen), strict=True):
+            check_finite(self.ctx, i, "the value loss", own, ids=micro.ids)
+            sums["ppo/val/loss"] += own
+            sums["ppo/val/clipfrac"] += clipped
         return {
             **sums,
             "ppo/val/grad_norm": self.value_updater.step(norm_check(self.ctx, i, ids=batch.ids)),

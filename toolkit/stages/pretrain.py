@@ -41,7 +41,8 @@ class Pretrain:
         """Make the model; check that the text is long enough."""
         ctx, config = self.ctx, self.config
         self.text = text_of(ctx)
-        self.model = load_base(ctx.spec.models.base, self.text, Stream(ctx.spec.seed, "base"))
+        start = Stream(ctx.spec.seed, "base")
+        self.model = load_base(ctx.spec.models.base, self.text, start, ctx.device)
         self.policy = Policy(self.model, self.text.vocab, ctx.spec.hardware)
         self.updater = make_updater(
             self.model, config.optimizer, config.lr, config.schedule, config.steps

@@ -39,6 +39,7 @@ from toolkit.stages.shared import (
     text_of,
     write_records,
 )
+from toolkit.training.device import move, read_rows
 from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Order, Stream, key_of
@@ -68,7 +69,9 @@ class Reward:
                 f"different rank, so there is "
                 "nothing to learn; collect more prompts, raise collect.k, or look at the labels"
             )
-        self.model = make_scalar(self._backbone(), self.text, Stream(ctx.spec.seed, "reward head"))
+        self.model = make_scalar(
+            self._backbone(), self.text, Stream(ctx.spec.seed, "reward head"), ctx.device
+        )
         self.scorer = Scorer(self.model, ctx.spec.hardware)
         self.per_epoch = math.ceil(len(self.train) / config.batch)
         total = config.epochs * self.per_epoch
@@ -117,14 +120,18 @@ class Reward:
         """Accumulate gradients over micro-batches of whole prompts; return (loss, accuracy)."""
         useful = [r for r in records if self.config.ties == "half" or len(set(r["ranks"])) > 1]
         total, right, pairs = 0.0, 0.0, 0.0
-        for part in _by_answers(useful, self.ctx.spec.hardware.micro_batch):
+        parts = _by_answers(useful, self.ctx.spec.hardware.micro_batch)
+        seen: list[list[Tensor]] = []
+        for part in parts:
             scores = self.scorer.scores_of(self._collate(part))
             loss, stats = self._loss(scores, part, denominator=len(useful))
-            check_finite(self.ctx, i, "the loss", float(loss.detach()), records=part)
             loss.backward()
-            total += float(loss.detach())
-            right += float(stats["accuracy"]) * float(stats["pairs"])
-            pairs += float(stats["pairs"])
+            seen.append([loss.detach(), stats["accuracy"], stats["pairs"]])
+        for part, (own, accuracy, compared) in zip(parts, read_rows(seen), strict=True):
+            check_finite(self.ctx, i, "the loss", own, records=part)
+            total += own
+            right += accuracy * compared
+            pairs += compared
         return total, right / max(1.0, pairs)
 
     def _loss(
@@ -132,6 +139,7 @@ class Reward:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         ranks = torch.tensor([rank for r in records for rank in r["ranks"]])
         groups = torch.tensor(offsets([len(r["ranks"]) for r in records]))
+        ranks, groups = move(ranks, scores.device), move(groups, scores.device)
         return rk.ranking_loss(
             scores, ranks, groups, ties=self.config.ties, denominator=denominator
         )
@@ -196,7 +204,7 @@ class Reward:
         parts["by_labeler"] = self._by(scores, lambda record: record.get("labeler"))
         parts["by_length"] = self._by(scores, _length_range(self.valid))
         if scores:
-            flat = torch.cat(scores).numpy()
+            flat = torch.cat(scores).cpu().numpy()
             counts, edges = np.histogram(flat, bins=24)
             parts["histogram"] = {"edges": edges.tolist(), "counts": counts.tolist()}
         return parts

@@ -19,6 +19,7 @@ from toolkit.data.tokenize import Text, load_text
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base, load_policy
 from toolkit.stages.context import StageContext
+from toolkit.training.device import read
 from toolkit.training.optim import Updater
 from toolkit.training.random import Stream
 
@@ -70,8 +71,8 @@ def load_pretrained(ctx: StageContext, text: Text) -> PreTrainedModel:
     """The model before SFT."""
     folder = pretrained_folder(ctx)
     if folder is not None:
-        return load_policy(folder, text)
-    return load_base(ctx.spec.models.base, text, Stream(ctx.spec.seed, "base"))
+        return load_policy(folder, text, ctx.device)
+    return load_base(ctx.spec.models.base, text, Stream(ctx.spec.seed, "base"), ctx.device)
 
 
 def sft_folder(ctx: StageContext) -> Path | None:
@@ -82,7 +83,7 @@ def sft_folder(ctx: StageContext) -> Path | None:
 def load_sft(ctx: StageContext, text: Text) -> PreTrainedModel:
     """The model after SFT; the pretrained one when the spec has `sft: null`."""
     folder = sft_folder(ctx)
-    return load_pretrained(ctx, text) if folder is None else load_policy(folder, text)
+    return load_pretrained(ctx, text) if folder is None else load_policy(folder, text, ctx.device)
 
 
 def reward_folder(ctx: StageContext) -> Path | None:
@@ -109,12 +110,15 @@ def backward_cross_entropy(
     Return the unweighted loss.
     """
     tokens = batch.tokens if denominator is None else denominator
-    total = 0.0
+    losses: list[torch.Tensor] = []
     for _, micro in batch.micro(policy.hardware.micro_batch):
         logits, targets = policy.logits(micro)
         loss, _ = rk.cross_entropy(logits, targets, denominator=tokens, inplace=True)
         (loss * weight).backward()
-        total += float(loss.detach())
+        losses.append(loss.detach())
+    total = 0.0
+    for loss in read(losses):
+        total += loss
     return total
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 import rlhf_kernels as rk
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext
 from toolkit.stages.experience import Experience
+from toolkit.training.device import move
 from toolkit.training.guard import StopStage
 
 Oracle = Callable[[list[str], list[str], list[bool]], list[float]]
@@ -86,7 +85,11 @@ def objective(experience: Experience, kl_coef: float, oracle: Oracle | None) -> 
         "objective/score": float(experience.scores.mean()),
         "objective/rewards": float(experience.rewards.sum(1).mean()),
         "ppo/val/var_explained": float(
-            rk.explained_variance(experience.values, experience.returns, batch.mask)
+            rk.explained_variance(
+                experience.values,
+                experience.returns,
+                move(batch.mask, experience.values.device),
+            )
         ),
         "response/length": batch.tokens / len(batch),
         "response/eos_rate": sum(experience.finished) / len(batch),
@@ -97,14 +100,13 @@ def objective(experience: Experience, kl_coef: float, oracle: Oracle | None) -> 
     return values
 
 
-def add_statistics(sums: dict[str, float], stats: dict[str, torch.Tensor], prefix: str) -> None:
+def add_statistics(sums: dict[str, float], stats: dict[str, float], prefix: str) -> None:
     """Add a micro-batch's statistics: shares of a minibatch's mean add, extremes are taken.
 
     The ratio's variance is around each micro-batch's own mean, so its sum leaves out the spread
     between those means.
     """
-    for name, value in stats.items():
-        number = float(value)
+    for name, number in stats.items():
         if name in _EXTREMES:
             sums[prefix + name] = max(sums.get(prefix + name, number), number)
         else:

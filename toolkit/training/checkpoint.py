@@ -31,6 +31,9 @@ def save_whole(value: Any, path: Path) -> None:
 class Checkpoints:
     """The checkpoints of one running stage.
 
+    A state is loaded into the CPU's memory: the stage that restores it copies each tensor to where
+    its own lie, so the GPU never holds two of them, and a checkpoint outlives the GPU it came from.
+
     Args:
         folder: where they lie.
         every: "30s", "10m", "1h" or "50 steps".

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.training.checkpoint import Checkpoints
+from toolkit.training.device import peak_device_memory, prepare_device
 from toolkit.training.guard import StopStage
 from toolkit.training.metrics import Metrics
 
@@ -54,9 +56,9 @@ def run_stage(ctx: StageContext) -> StageResult:
             "resumed", stage=ctx.name, step=done, message=f"{ctx.name} continues at step {done}"
         )
     gate = _steps(ctx, stage, saves, done, total)
-    result = stage.finish()
+    result = replace(stage.finish(), device_memory=peak_device_memory(ctx.device))
     if gate is not None:
-        return StageResult(summary=result.summary, warnings=(*result.warnings, gate), gate=gate)
+        return replace(result, warnings=(*result.warnings, gate), gate=gate)
     return result
 
 
@@ -87,7 +89,8 @@ def _tensorboard(ctx: StageContext) -> Any:
 
 
 def configure(ctx: StageContext) -> None:
-    """Fix threads and determinism for this process."""
+    """Fix threads, device and determinism for this process."""
     torch.set_num_threads(ctx.threads)
+    prepare_device(ctx.device, deterministic=ctx.spec.hardware.deterministic)
     torch.use_deterministic_algorithms(ctx.spec.hardware.deterministic)
     torch.manual_seed(ctx.spec.seed)

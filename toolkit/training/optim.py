@@ -52,19 +52,23 @@ class Updater:
 
     def grad_norm(self) -> float:
         """Global norm of the gradients as they stand."""
+        return float(self._norm())
+
+    def _norm(self) -> torch.Tensor:
         grads = [p.grad for p in self.parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads, foreach=True))
+        return torch.nn.utils.get_total_norm(grads, foreach=True)
 
     def step(self, check: Callable[[float], None]) -> float:
         """Clip, update, advance the schedule, clear the gradients.
 
         Return the norm before clipping.
         """
-        norm = self.grad_norm()
+        total = self._norm()
+        norm = float(total)
         check(norm)  # one NaN would otherwise reach every weight, and the next checkpoint
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(
-                self.parameters, self.clip_norm, torch.tensor(norm), foreach=True
+                self.parameters, self.clip_norm, total, foreach=True
             )
         self.optimizer.step()
         self.schedule.step()
