@@ -14,8 +14,8 @@ KILLED = {"pretrain": 10, "sft": 40, "collect.1": 4, "reward.1": 12, "ppo.1": 4}
 """Stage -> lines of metrics after which the process is killed; checkpoints come every 3 steps."""
 
 
-def start(out):
-    command = [sys.executable, "-m", "toolkit", "run", str(SPEC), f"out={out}"]
+def start(out, *overrides):
+    command = [sys.executable, "-m", "toolkit", "run", str(SPEC), f"out={out}", *overrides]
     command.append("checkpoint.every=3 steps")
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -58,9 +58,9 @@ def test_the_pipeline_on_cuda_ends_in_the_bits_of_the_cpu(on_cpu, tmp_path, pret
         assert there["summary"].keys() == done(on_cpu, stage)["summary"].keys()
         assert there["device_memory"] == 1
     for name in ("pretrain", "sft", "reward.1", "ppo.1", "evaluate"):
-        assert (
-            done(tmp_path / "run", name)["summary"] == done(on_cpu, name)["summary"]
-        ), f"{name} differs"
+        assert done(tmp_path / "run", name)["summary"] == done(on_cpu, name)["summary"], (
+            f"{name} differs"
+        )
         assert done(tmp_path / "run", name)["parts"]["hardware"]["device"] == "cuda Pretended"
     assert {d.action for d in outcome.decisions} == {"runs"}
     assert {d.action for d in run_tiny(tmp_path / "run", CUDA).decisions} == {"cached"}

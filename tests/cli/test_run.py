@@ -40,7 +40,7 @@ def raising(error: BaseException):
 def test_a_run_says_what_it_does_and_where_the_results_are(tmp_path, stages, capsys):
     assert run(tmp_path, "--until", "reward") == 0
     out = capsys.readouterr()
-    assert out.err.startswith("device cpu (auto: ")
+    assert out.err.startswith("device cpu (the spec says so), 2 threads")
     assert "sft: runs: not run yet\nsft: done in " in out.err
     assert out.out == f"results: {tmp_path}/runs/stages\n"
     assert run(tmp_path, "--until", "reward") == 0

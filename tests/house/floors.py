@@ -54,7 +54,9 @@ PYTHON: dict[str, Floor] = {
     # The device: it asks the kernels whether they have a CUDA column.
     "toolkit.training.device": Floor("toolkit.spec rlhf_kernels!"),
     "toolkit.training": Floor("toolkit.stages.context toolkit.models toolkit.data toolkit.spec"),
-    "toolkit.models": Floor("toolkit.training.random toolkit.training.device toolkit.data toolkit.spec rlhf_kernels!"),
+    "toolkit.models": Floor(
+        "toolkit.training.random toolkit.training.device toolkit.data toolkit.spec rlhf_kernels!"
+    ),
     "toolkit.data": Floor("toolkit.spec", light=True),
     "toolkit.data.batches": Floor("toolkit.training.random toolkit.data toolkit.spec"),
     "toolkit.spec": Floor(light=True),

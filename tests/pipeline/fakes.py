@@ -16,7 +16,7 @@ SPEC = """\
 extends: tiny
 name: fake
 out: {out}
-hardware: {{threads: 2}}
+hardware: {{device: cpu, threads: 2}}
 data: {{task: {{name: sort}}}}
 text: {{max_prompt: 6, max_response: 8}}
 reward: {{gate: {{accuracy: 0.5}}}}

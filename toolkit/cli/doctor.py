@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from toolkit.pipeline import gpu
+
 DESCRIPTION = """Look at this machine: Python, torch, the native kernels, threads, compiler, GPU,
 memory, disk and optional packages. One line each; what is missing comes with its fix.
 
@@ -54,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         _threads(),
         _compiler(),
         _gpu(),
+        _cuda(),
         _memory(),
         _disk(),
         *(_optional(name, use) for name, use in _OPTIONAL.items()),
@@ -96,8 +99,9 @@ def _kernels() -> Line:
         zero = torch.zeros(1)
         value = float(kernels.token_kl(zero, zero))
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        return Line("missing", "kernels", f"not built ({reason}); run: pip install -e .")
+        return Line(
+            "missing", "kernels", f"not built ({_first_line(error)}); run: pip install -e ."
+        )
     if value != 0.0:
         text = f"token_kl of equal inputs gives {value}; rebuild: pip install -e ."
         return Line("missing", "kernels", text)
@@ -148,11 +152,47 @@ def _first_output_line(*command: str) -> str:
 
 
 def _gpu() -> Line:
-    """Look for a GPU; the stages of this version run on the CPU either way."""
-    if shutil.which("nvidia-smi") is None:
-        return Line("note", "gpu", "none found; runs use the CPU")
-    query = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    return Line("note", "gpu", f"{_first_output_line(*query)}; runs use the CPU in this version")
+    """Name the GPU, and what keeps runs from using it."""
+    found = gpu.find_gpu()
+    if isinstance(found, str):
+        return Line("note", "gpu", f"{found}; runs use the CPU")
+    capability, driver = (".".join(map(str, pair)) for pair in (found.capability, found.driver))
+    text = (
+        f"{found.name}, {found.memory / _GIB:.1f} GiB, compute capability {capability}, "
+        f"driver for CUDA {driver}"
+    )
+    against = gpu.obstacle()
+    if against is not None:
+        return Line("note", "gpu", f"{text}; runs use the CPU: {against}")
+    return _gpu_computes(text)
+
+
+def _gpu_computes(text: str) -> Line:
+    """Use a kernel on the GPU, since what is installed may still not work together."""
+    try:
+        kernels = importlib.import_module("rlhf_kernels")
+        torch = importlib.import_module("torch")
+        zero = torch.zeros(1, device="cuda")
+        value = float(kernels.token_kl(zero, zero))
+    except (ImportError, OSError, RuntimeError, AssertionError) as error:
+        fix = "reinstall torch and rlhf_kernels for this driver, or set hardware.device: cpu"
+        return Line("missing", "gpu", f"{text}; it does not compute ({_first_line(error)}); {fix}")
+    if value != 0.0:
+        wrong = f"token_kl of equal inputs gives {value} there; rebuild: pip install -e ."
+        return Line("missing", "gpu", f"{text}; {wrong}")
+    return Line("ok", "gpu", f"{text}; token_kl computes there, runs use it")
+
+
+def _cuda() -> Line:
+    """Say what torch and the kernels are built for."""
+    torch_for, kernels = gpu.torch_cuda(), gpu.kernels_have_cuda()
+    text = f"torch for CUDA {torch_for}" if torch_for else "torch without CUDA"
+    text += f", kernels {'with' if kernels else 'without'} CUDA"
+    return Line("ok" if torch_for and kernels else "note", "builds", text)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _memory() -> Line:

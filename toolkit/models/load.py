@@ -64,9 +64,7 @@ def load_scalar(folder: Path, text: Text, device: str = "cpu") -> PreTrainedMode
     return _fit_to_text(model, text).to(device)
 
 
-def make_scalar(
-    backbone: Path, text: Text, stream: Stream, device: str = "cpu"
-) -> PreTrainedModel:
+def make_scalar(backbone: Path, text: Text, stream: Stream, device: str = "cpu") -> PreTrainedModel:
     """Put a scalar head on a language model's trunk: N(0, 1/sqrt(d+1)), no bias (detail 12)."""
     stream.seed_torch("scalar head")
     model, info = AutoModelForSequenceClassification.from_pretrained(

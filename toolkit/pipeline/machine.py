@@ -80,7 +80,7 @@ def _choose(hardware: Hardware) -> tuple[str | None, str]:
     if against is None and isinstance(found, gpu.Gpu):
         return found.name, "the spec says so" if hardware.device == "cuda" else "auto: it is usable"
     if hardware.device == "cuda":
-        raise DoesNotFit(f"hardware.device is cuda, but {against}; or set hardware.device: cpu")
+        raise DoesNotFit(f"hardware.device is cuda: {against}; or set hardware.device: cpu")
     return None, f"auto: {against}"
 
 

@@ -117,8 +117,8 @@ def backward_cross_entropy(
         (loss * weight).backward()
         losses.append(loss.detach())
     total = 0.0
-    for loss in read(losses):
-        total += loss
+    for own in read(losses):
+        total += own
     return total
 
 
