@@ -159,11 +159,13 @@ class PretendCuda(TorchFunctionMode):
             if isinstance(source, Pretended):
                 raise MixedDevices("pin_memory: only a CPU tensor can be pinned")
             return source.clone()
+        if name == "type_as":
+            func = torch.Tensor.to
         device, arguments, options = split_device(name, args[1:], kwargs)
         target = source.device if device is None else device
         with unmasked(there):
             result = source
-            if arguments or options or name == "to":
+            if arguments or options:
                 result = func(source, *arguments, **options)
             crossed = (target.type == "cuda") != any(t is source for t in there)
             if crossed and result is source:

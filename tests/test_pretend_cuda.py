@@ -11,12 +11,18 @@ import toolkit.stages.shared
 from tests.end_to_end import STAGES, done, run_tiny, weights
 from tests.pretend_cuda import MixedDevices, Pretended, PretendedParameter, pretend_cuda
 from tests.stages.test_kernels_used import context
-from toolkit.models.load import load_policy
+from tests.tiny import tiny_text
+from toolkit.data.batches import collate
+from toolkit.models.heads import Policy
+from toolkit.models.load import load_base, load_policy
 from toolkit.pipeline import gpu
+from toolkit.rollout import sample_answers
+from toolkit.spec.schema import Hardware, ModelSource, Sampling
 from toolkit.stages.ppo import PPO
 from toolkit.stages.reward import Reward
 from toolkit.stages.sft import Sft
 from toolkit.training.loop import configure
+from toolkit.training.random import Stream
 
 CUDA = "hardware.device=cuda"
 
@@ -159,3 +165,34 @@ def test_pretended_tensors_behave_as_those_on_a_gpu(pretended):
     ):
         with pytest.raises(MixedDevices):
             mix()
+
+
+def answers_and_logprobs(architecture, device):
+    """Sample with top-k, top-p and left padding; read the answers' log-probs."""
+    text = tiny_text()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    source = ModelSource(architecture=architecture, config=sizes)
+    model = load_base(source, text, Stream(1, "base"), device)
+    policy = Policy(model, text.vocab, Hardware(), 0.7)
+    prompts = [[0, 1, 8], [2, 8], [3, 4, 5, 6, 8]]
+    answers = sample_answers(
+        policy,
+        text,
+        prompts,
+        sampling=Sampling(temperature=0.7, top_k=5, top_p=0.9),
+        draws=(Stream(1, "x"), "answer", range(3)),
+        max_response=20,
+    )
+    batch = collate(prompts, answers.ids, text.pad_id)
+    return answers, [values.tolist() for values in policy.logprobs(batch)]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox", "gemma2"])
+def test_other_architectures_answer_and_score_as_on_the_cpu(monkeypatch, architecture):
+    """Rotary positions, other caches, a soft-capped head."""
+    here = answers_and_logprobs(architecture, "cpu")
+    with pretend_cuda(monkeypatch) as mode:
+        there = answers_and_logprobs(architecture, "cuda")
+    assert mode.calls["linear"] > 0
+    assert there == here

@@ -14,8 +14,8 @@ from toolkit.training.guard import StopStage
 
 Oracle = Callable[[list[str], list[str], list[bool]], list[float]]
 
-# Recomputed log-probs of the same weights (detail 29). On a GPU the order of a matrix product's sums
-# depends on the shape of the batch, and a minibatch has another shape than the batch it is from.
+# Recomputed log-probs of the same weights (detail 29). On a GPU the order in which a matrix product
+# sums depends on the batch's shape, and a minibatch has another shape than the batch it is from.
 _AUDIT = {
     "cpu": {"fp32": 1e-5, "bf16": 1e-2},
     "cuda": {"fp32": 1e-3, "bf16": 1e-1},
