@@ -130,7 +130,7 @@ def run_ops(
 
 def print_machine(machine: Machine, out: TextIO) -> None:
     """Print where the numbers come from."""
-    if machine.driver:
+    if machine.cuda:
         print_gpu(machine, out)
         return
     threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
@@ -152,8 +152,8 @@ def print_gpu(machine: Machine, out: TextIO) -> None:
     """Print where the numbers of a GPU come from."""
     power = "unknown" if machine.power_limit_w is None else f"{machine.power_limit_w:.0f} W"
     print(
-        f"{machine.device} ({machine.isa}), driver {machine.driver}, CUDA {machine.cuda},"
-        f" torch {machine.torch}, power limit {power}, L2 {machine.l2_mib:.0f} MiB",
+        f"{machine.device} ({machine.isa}), driver {machine.driver or 'unknown'},"
+        f" CUDA {machine.cuda}, torch {machine.torch}, power limit {power}, L2 {machine.l2_mib:.0f} MiB",
         file=out,
     )
     read = "not measured" if machine.read_gb_s is None else f"{machine.read_gb_s:.0f} GB/s"

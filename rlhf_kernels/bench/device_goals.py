@@ -75,7 +75,7 @@ SAMPLE_MS = (0.009, 0.022)
 
 def find_goals(machine: Machine) -> list[Goal]:
     """Return the goals for a machine: of the CPU, of an H200, or none for other GPUs."""
-    if not machine.driver:
+    if not machine.cuda:
         return make_goals()
     return make_device_goals() if DEVICE in machine.device else []
 

@@ -17,7 +17,7 @@ OTHER_COLOR = "#b8bcc2"
 def draw_plot(path: Path, rows: Sequence[Row], machine: Machine) -> None:
     """Write a picture of one run; the format follows the name's ending (png, svg, pdf)."""
     where = [machine.device]
-    where += [] if machine.driver else [f"{machine.threads} threads"]
+    where += [] if machine.cuda else [f"{machine.threads} threads"]
     where += [machine.isa] if machine.isa else []
     draw_panels(path, group_by_case(rows), f"{', '.join(where)}, torch {machine.torch}")
 

@@ -27,8 +27,8 @@ END = "<!-- end -->"
 def make_tables(records: Sequence[Record]) -> str:
     """Return both tables: GPUs against the goals of an H200, and CPUs against theirs."""
     rows = latest_by_device(records)
-    gpus = list(dict.fromkeys(machine.device for _, machine in records if machine.driver))
-    cpus = list(dict.fromkeys(machine.device for _, machine in records if not machine.driver))
+    gpus = list(dict.fromkeys(machine.device for _, machine in records if machine.cuda))
+    cpus = list(dict.fromkeys(machine.device for _, machine in records if not machine.cuda))
     if not any(DEVICE in device for device in gpus):
         gpus.insert(0, f"NVIDIA {DEVICE}")
     gpu_table = make_table(make_device_goals(), gpus, rows)

@@ -1,0 +1,56 @@
+"""The cases of every op as a GPU gets them, on tensors that only say they are there."""
+
+import importlib
+
+import pytest
+import torch
+
+from rlhf_kernels import _registry
+from rlhf_kernels.bench import inputs, providers
+from rlhf_kernels.bench.cases import Settings
+from rlhf_kernels.bench.harness import compare
+from tests.bench.pretend import OnDevice, PretendCuda
+from tests.bench.test_command import SMALL, TOLERANCE, make_flat_logits
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    monkeypatch.setattr(inputs, "make_logits", make_flat_logits)
+    monkeypatch.setattr(providers, "COMPILE_MODES", {"cuda": None})
+    with PretendCuda():
+        yield
+
+
+def make_cases(op):
+    settings = Settings(shape=SMALL.get(op, (6, 33)), dtypes=(torch.float32,), device="cuda")
+    return list(importlib.import_module(f"rlhf_kernels.bench.bench_{op}").make_cases(settings))
+
+
+@pytest.mark.usefixtures("pretend")
+@pytest.mark.parametrize("op", sorted(_registry.OPS))
+def test_every_case_keeps_to_its_device_and_can_be_built_again(op):
+    for first in make_cases(op):
+        truth = first.truth()
+        for case in (first, first.again()):
+            for provider in case.providers:
+                if provider.run is None or provider.compiled:
+                    continue
+                if provider.prepare:
+                    provider.prepare()
+                results = provider.run()
+                assert all(isinstance(x, OnDevice) for x in results.values()), provider.name
+                error, _ = compare(results, truth)
+                assert error is not None
+                assert error < TOLERANCE, provider.name
+
+
+@pytest.mark.usefixtures("pretend")
+def test_the_pretence_notices_mixed_devices():
+    there = torch.zeros(3, device="cuda")
+    assert isinstance(there, OnDevice)
+    assert isinstance(there + 1, OnDevice)
+    assert there.device.type == "cuda"
+    assert not isinstance(there.cpu(), OnDevice)
+    assert isinstance(torch.ones(3).to("cuda"), OnDevice)
+    with pytest.raises(AssertionError, match="mixes"):
+        there + torch.ones(3)
