@@ -153,7 +153,8 @@ def print_gpu(machine: Machine, out: TextIO) -> None:
     power = "unknown" if machine.power_limit_w is None else f"{machine.power_limit_w:.0f} W"
     print(
         f"{machine.device} ({machine.isa}), driver {machine.driver or 'unknown'},"
-        f" CUDA {machine.cuda}, torch {machine.torch}, power limit {power}, L2 {machine.l2_mib:.0f} MiB",
+        f" CUDA {machine.cuda}, torch {machine.torch}, power limit {power},"
+        f" L2 {machine.l2_mib:.0f} MiB",
         file=out,
     )
     read = "not measured" if machine.read_gb_s is None else f"{machine.read_gb_s:.0f} GB/s"
