@@ -52,7 +52,7 @@ def make_foreign(
     Args:
         package: whose function it is.
         what: the function in a word or two, for the name of the row.
-        load: imports and adapts the function; ImportError or AttributeError mean another API.
+        load: imports and adapts the function; a missing name or argument means another API.
         call: calls the function with the inputs of the case and names its results.
         device: where the inputs lie; none of these packages computes on a CPU.
         prepare: restores what the function overwrites.
@@ -63,8 +63,8 @@ def make_foreign(
         return Provider(name=name, run=None, note=reason)
     try:
         function = load()
-    except (ImportError, AttributeError) as error:
-        why = f"{describe_package(package)}, but its API differs: {first_words(error)}"
+    except Exception as error:  # whatever importing it raises; our own rows must not be lost
+        why = f"{describe_package(package)}, but {tell_failure(package, error)}"
         return Provider(name=name, run=None, note=why)
     version = find_version(package)
     return Provider(name=name, run=lambda: call(function), prepare=prepare, note=version)
@@ -93,9 +93,14 @@ def find_version(package: Package) -> str:
         return ""
 
 
-def first_words(error: Exception) -> str:
-    """Return an error on one line."""
-    return " ".join(str(error).split())[:120]
+def tell_failure(package: Package, error: Exception) -> str:
+    """Return whether a package differs from the versions known here, or cannot be imported."""
+    words = " ".join(str(error).split())[:120]
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    ours = missing is None or missing.split(".")[0] == package.module
+    if ours and isinstance(error, ImportError | AttributeError):
+        return f"its API differs: {words}"
+    return f"cannot be imported: {type(error).__name__}: {words}"
 
 
 def require(function: Function, *names: str) -> Function:

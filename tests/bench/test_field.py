@@ -65,9 +65,27 @@ def test_package_with_other_arguments_says_which(install):
     assert note.endswith("but its API differs: <lambda> takes no argument reduction")
 
 
-def test_package_that_cannot_be_imported_says_why(install, monkeypatch):
+def test_package_without_the_module_says_which(install):
     install("quack")
-    assert "API differs: No module named" in make_quack().note
+    assert "API differs: No module named 'quack.cross_entropy'" in make_quack().note
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'triton'", name="triton"), "No module named"),
+        (RuntimeError("no driver\nat all"), "RuntimeError: no driver at all"),
+    ],
+)
+def test_package_that_cannot_be_imported_says_why(install, error, words):
+    def load():
+        raise error
+
+    install("quack")
+    provider = field.make_foreign(field.QUACK, "ce", load, dict, "cuda")
+    assert provider.run is None
+    assert "but cannot be imported: " in provider.note
+    assert words in provider.note
 
 
 def test_package_is_not_run_on_a_cpu(install):
