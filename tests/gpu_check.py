@@ -1,0 +1,292 @@
+"""Build, test, sanitize and measure the CUDA kernels on a machine with a GPU: `make gpu-check`.
+
+    python3 -m tests.gpu_check [--only build,test,sanitize,bench] [--long] [--out DIR] [--arch LIST]
+
+Needs no network: this Python's own torch >= 2.11 with CUDA, pybind11, cmake, ninja, pytest, and
+nvcc; packages that lie in wheels/ are added if they are missing. Each step has a limit, together
+eight minutes; one that fails does not stop the next. Logs, the summary and copies of the results
+go to DIR (default: build/gpu-check).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.gpu_machine import (
+    ROOT,
+    TOOLKIT,
+    add_wheels,
+    describe,
+    find_cuda_tool,
+    find_tool,
+    is_missing,
+    make_environment,
+    probe,
+    refuse,
+)
+
+BUILD = ROOT / "build" / "gpu-module"
+GROUPS = ("build", "test", "sanitize", "bench")
+RESULTS = ("docs/results/kernels.csv", "docs/KERNELS.md")
+LONGER = 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: its limit in seconds, and what its log must show to count as passed.
+
+    Args:
+        expect: a pattern of the log's last match, shown in the summary; its absence is a failure.
+        fails: the command must exit with an error (a planted fault).
+        reason: why it cannot run; then it is a row that says so.
+    """
+
+    group: str
+    name: str
+    command: tuple[str, ...] = ()
+    limit: int = 60
+    expect: str = ""
+    fails: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A line of the summary."""
+
+    name: str
+    result: str
+    seconds: float
+    passed: bool
+
+
+def choose_arches(found: dict[str, object]) -> str:
+    """Return CMake's list of architectures: the device's own, or all without a device."""
+    capability = found.get("capability")
+    if not isinstance(capability, list):
+        return "80-real;90a-real;90-virtual"
+    if capability == [9, 0]:
+        return "90a-real"
+    return "80-real" if capability[0] == 8 else "90-virtual"
+
+
+def build_steps(arches: str) -> list[Step]:
+    """Return the steps of the group `build`."""
+    cmake, ninja, nvcc = find_tool("cmake"), find_tool("ninja"), find_cuda_tool("nvcc")
+    for name, path in (("cmake", cmake), ("ninja", ninja), ("nvcc", nvcc)):
+        if path is None:
+            return [Step("build", "build", reason=f"{name} is neither on PATH nor in wheels/")]
+    if is_missing("pybind11"):
+        return [Step("build", "build", reason="this Python has no pybind11 and wheels/ neither")]
+    configure = (str(cmake), "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja")
+    configure += (f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}")
+    configure += ("-DRLHF_KERNELS_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={arches}")
+    python = sys.executable
+    resources = (python, "-m", "rlhf_kernels.bench.resources", str(BUILD))
+    return [
+        Step("build", "configure", configure, 20),
+        Step("build", "compile", (str(cmake), "--build", str(BUILD), "--target", "_C"), 120),
+        Step("build", "install", (python, "-m", "tests.gpu_check", "--install"), 5),
+        Step("build", "resources", resources, 10, expect=r"\w+\.cu \| `\w+`"),
+    ]
+
+
+def install() -> None:
+    """Put the built module into the package, and take away a module of another build."""
+    (built,) = BUILD.glob("_C*.so")
+    target = ROOT / "rlhf_kernels" / built.name
+    target.unlink(missing_ok=True)  # a running process keeps the old file mapped
+    shutil.copy2(built, target)
+
+
+def test_steps(out: Path) -> list[Step]:
+    """Return the steps of the group `test`."""
+    if is_missing("pytest"):
+        return [Step("test", "tests", reason="this Python has no pytest and wheels/ neither")]
+    # Warnings of torch versions that nobody has seen yet are no failures here.
+    command = (sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-o", "filterwarnings=default")
+    workers = () if is_missing("xdist") else ("-n", "4")
+    others = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if "pytest.mark.cuda" in path.read_text(encoding="utf-8")
+        and path.name != "test_gpu_check.py"
+    ]
+    missing = [name for name in TOOLKIT if is_missing(name)]
+    reason = f"this Python lacks {', '.join(missing)}" if missing else ""
+    junit = (f"--junitxml={out / 'tests.xml'}",)
+    return [
+        Step("test", "tests", (*command, *workers, *junit, "tests/cuda"), 100, r"\d+ passed.*"),
+        Step("test", "toolkit", (*command, *others), 30, r"\d+ passed.*", reason=reason),
+    ]
+
+
+def sanitize_steps() -> list[Step]:
+    """Return the steps of the group `sanitize`."""
+    tool = find_cuda_tool("compute-sanitizer")
+    if tool is None:
+        reason = "compute-sanitizer is neither on PATH nor in the CUDA toolkit's folder"
+        return [Step("sanitize", "memcheck, racecheck", reason=reason)]
+    script = (sys.executable, str(ROOT / "tests" / "cuda" / "guarded.py"))
+    # Only kernels of namespace rlhf are watched; the first step shows that they are.
+    check = (tool, "--kernel-name", "kns=rlhf", "--error-exitcode", "9", "--tool")
+    clean = r"ERROR SUMMARY: 0 errors"
+    return [
+        Step("sanitize", "memcheck sees a planted fault", (*check, "memcheck", *script, "--fault"),
+             20, r"Invalid __global__ read", fails=True),
+        Step("sanitize", "memcheck", (*check, "memcheck", *script), 50, clean),
+        Step("sanitize", "racecheck", (*check, "racecheck", *script, "--quick"), 30,
+             r"RACECHECK SUMMARY: 0 hazards.*"),
+    ]  # fmt: skip
+
+
+def bench_steps(out: Path, long: bool) -> list[Step]:
+    """Return the steps of the group `bench`."""
+    bench = (sys.executable, "-m", "rlhf_kernels.bench", "--device", "cuda", "--append")
+    budget = ("--dtype", "float32", "bfloat16", "float16") if long else ("--budget", "35")
+    table = (sys.executable, "-m", "rlhf_kernels.bench.table", *RESULTS[:1], "--write", RESULTS[1])
+    return [
+        Step("bench", "benchmark", (*bench, *budget, "--json", str(out / "bench.json")), 75),
+        Step("bench", "table", table, 10),
+    ]
+
+
+def run_step(step: Step, environment: dict[str, str], out: Path, longer: int = 1) -> Outcome:
+    """Run one command with its limit; its output goes to a log."""
+    if step.reason:
+        return Outcome(step.name, f"skipped: {step.reason}", 0.0, step.group != "build")
+    began = time.monotonic()
+    log = out / f"{step.name.replace(' ', '-')}.log"
+    with log.open("w", encoding="utf-8") as sink:
+        child = subprocess.Popen(
+            step.command,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = child.wait(step.limit * longer)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            code = None
+    result, passed = judge(step, code, log.read_text(encoding="utf-8", errors="replace"), longer)
+    return Outcome(step.name, result, time.monotonic() - began, passed)
+
+
+def judge(step: Step, code: int | None, text: str, longer: int) -> tuple[str, bool]:
+    """Return the summary's words for an exit status and a log, and whether the step passed."""
+    shown = re.findall(step.expect, text) if step.expect else []
+    if code is None:
+        return f"stopped at its limit of {step.limit * longer} s", False
+    if (code != 0) != step.fails:
+        return f"failed with status {code}" + (f": {shown[-1]}" if shown else ""), False
+    if step.expect and not shown:
+        return f"its log does not say {step.expect!r}", False
+    return shown[-1] if shown else "passed", True
+
+
+def make_steps(groups: Sequence[str], out: Path, arches: str, long: bool) -> list[Step]:
+    """Return the steps of the chosen groups, in order."""
+    makers: dict[str, Callable[[], list[Step]]] = {
+        "build": lambda: build_steps(arches),
+        "test": lambda: test_steps(out),
+        "sanitize": sanitize_steps,
+        "bench": lambda: bench_steps(out, long),
+    }
+    return [step for group in GROUPS if group in groups for step in makers[group]()]
+
+
+def show_tail(log: Path) -> None:
+    """Print the end of a failed step's log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    print("\n".join(f"    {line}" for line in lines[-25:]), flush=True)
+
+
+def run_steps(
+    steps: Sequence[Step], environment: dict[str, str], out: Path, longer: int
+) -> list[Outcome]:
+    """Run the steps, print each as it ends and the end of the logs of those that failed."""
+    outcomes = []
+    for step in steps:
+        outcomes.append(run_step(step, environment, out, longer))
+        print(f"== {step.name}: {outcomes[-1].result} ({outcomes[-1].seconds:.0f} s)", flush=True)
+        if not outcomes[-1].passed:
+            show_tail(out / f"{step.name.replace(' ', '-')}.log")
+    return outcomes
+
+
+def summarize(outcomes: Sequence[Outcome]) -> str:
+    """Return the table of steps, results and seconds."""
+    width = max(len(outcome.name) for outcome in outcomes)
+    lines = [
+        f"{'ok  ' if o.passed else 'FAIL'} {o.name:{width}s} {o.seconds:6.0f} s  {o.result}"
+        for o in outcomes
+    ]
+    total = sum(outcome.seconds for outcome in outcomes)
+    return "\n".join([*lines, f"{total:.0f} s in all"])
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="make gpu-check", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--only", default=",".join(GROUPS), help=f"of {','.join(GROUPS)}")
+    parser.add_argument(
+        "--long", action="store_true", help="all sizes and compilers; longer limits"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", metavar="DIR")
+    parser.add_argument(
+        "--arch", help="CMake's list, such as '80-real;90a-real'; default: the GPU's"
+    )
+    parser.add_argument("--install", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.groups = [group for group in options.only.split(",") if group]
+    if wrong := sorted(set(options.groups) - set(GROUPS)):
+        parser.error(f"--only knows {', '.join(GROUPS)}, not {', '.join(wrong)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for; 1 if anything failed."""
+    options = read_arguments(arguments)
+    if options.install:
+        install()
+        return 0
+    out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    problems = add_wheels(ROOT / "wheels")
+    environment = make_environment()
+    found = probe(environment)
+    report = "\n".join([describe(found), *problems])
+    print(report, flush=True)
+    (out / "environment.txt").write_text(report + "\n", encoding="utf-8")
+    if sentence := refuse(found, options.groups):
+        print(f"gpu-check: {sentence}.", file=sys.stderr)
+        return 1
+    steps = make_steps(options.groups, out, options.arch or choose_arches(found), options.long)
+    outcomes = run_steps(steps, environment, out, LONGER if options.long else 1)
+    for name in RESULTS:
+        if "bench" in options.groups and (ROOT / name).is_file():
+            shutil.copy2(ROOT / name, out)
+    summary = summarize(outcomes)
+    (out / "summary.txt").write_text(summary + "\n", encoding="utf-8")
+    print("\n" + summary)
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
