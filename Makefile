@@ -9,7 +9,7 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 SPEC ?= specs/quickstart.yaml
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: build demo test ctest pytest emulated check lint format bench asan specs clean
+.PHONY: build demo test ctest pytest emulated gpu-check check lint format bench asan specs clean
 build: $(VENV)/.built
 
 $(VENV)/.venv:
@@ -31,10 +31,13 @@ ctest: build
 	cmake --build --preset cpu
 	ctest --preset cpu
 pytest: build
-	python -m pytest -q -n 2 -m 'not slow' $(ARGS)
+	python -m pytest -q -n 2 -m 'not slow and not cuda' $(ARGS)
 emulated: build
 	cmake --preset emulated && cmake --build --preset emulated
 	python -m pytest -q -n 2 tests/cuda --emulated $(ARGS)
+# On a machine with a GPU: no .venv and no network, PYTHON is one whose torch has CUDA.
+gpu-check:
+	$(PYTHON) -m tests.gpu_check $(ARGS)
 check: lint test
 lint: build
 	ruff check .

@@ -95,7 +95,7 @@ def build_steps(arches: str) -> list[Step]:
     resources = (python, "-m", "rlhf_kernels.bench.resources", str(BUILD))
     return [
         Step("build", "configure", configure, 20),
-        Step("build", "compile", (str(cmake), "--build", str(BUILD), "--target", "_C"), 120),
+        Step("build", "compile", (str(cmake), "--build", str(BUILD), "--target", "_C"), 100),
         Step("build", "install", (python, "-m", "tests.gpu_check", "--install"), 5),
         Step("build", "resources", resources, 10, expect=r"\w+\.cu \| `\w+`"),
     ]
@@ -127,7 +127,7 @@ def test_steps(out: Path) -> list[Step]:
     junit = (f"--junitxml={out / 'tests.xml'}",)
     return [
         Step("test", "tests", (*command, *workers, *junit, "tests/cuda"), 100, r"\d+ passed.*"),
-        Step("test", "toolkit", (*command, *others), 30, r"\d+ passed.*", reason=reason),
+        Step("test", "toolkit", (*command, *others), 60, r"\d+ passed.*", reason=reason),
     ]
 
 
