@@ -11,6 +11,8 @@ namespace rlhf::ops {
 
 using OptionalView = std::optional<TensorView>;
 
+// A trailing `workspace` is what workspace_size() asks for; absent on the CPU.
+
 // token_kl
 void token_kl(const TensorView& logprobs, const TensorView& ref_logprobs,
               const std::string& estimator, const TensorView& out);
@@ -22,13 +24,13 @@ void token_kl_backward(const TensorView& grad_out, const TensorView& logprobs,
 void ppo_loss(const TensorView& logprobs, const TensorView& old_logprobs,
               const TensorView& advantages, const TensorView& mask, double cliprange,
               const OptionalView& denominator, const TensorView& loss, const TensorView& stats,
-              const TensorView& token_grad, const TensorView& scale);
+              const TensorView& token_grad, const TensorView& scale, const OptionalView& workspace);
 
 // value_loss
 void value_loss(const TensorView& values, const TensorView& old_values, const TensorView& returns,
                 const TensorView& mask, double cliprange_value, const OptionalView& denominator,
                 const TensorView& loss, const TensorView& stats, const TensorView& token_grad,
-                const TensorView& scale);
+                const TensorView& scale, const OptionalView& workspace);
 
 // shaped_rewards
 void shaped_rewards(const TensorView& scores, const TensorView& logprobs,
@@ -38,16 +40,18 @@ void shaped_rewards(const TensorView& scores, const TensorView& logprobs,
 // gae
 void gae(const TensorView& rewards, const TensorView& values, const TensorView& mask, double gamma,
          double lam, bool whiten_advantages, const TensorView& advantages,
-         const TensorView& returns);
+         const TensorView& returns, const OptionalView& workspace);
 
 // whiten
-void whiten(const TensorView& x, const TensorView& mask, bool shift_mean, const TensorView& out);
+void whiten(const TensorView& x, const TensorView& mask, bool shift_mean, const TensorView& out,
+            const OptionalView& workspace);
 
 // ranking_loss
 void ranking_loss(const TensorView& scores, const TensorView& ranks,
                   const TensorView& group_offsets, const std::string& ties,
                   const OptionalView& denominator, const TensorView& loss, const TensorView& stats,
-                  const TensorView& score_grad, const TensorView& scale);
+                  const TensorView& score_grad, const TensorView& scale,
+                  const OptionalView& workspace);
 
 // gather_logprobs
 void gather_logprobs(const TensorView& logits, const TensorView& targets, const OptionalView& mask,

@@ -17,6 +17,7 @@ def ppo_loss(
     stats: Tensor,
     token_grad: Tensor,
     scale: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def value_loss(
@@ -30,6 +31,7 @@ def value_loss(
     stats: Tensor,
     token_grad: Tensor,
     scale: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def shaped_rewards(
@@ -51,6 +53,7 @@ def gae(
     whiten_advantages: bool,
     advantages: Tensor,
     returns: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def whiten(
@@ -58,6 +61,7 @@ def whiten(
     mask: Tensor,
     shift_mean: bool,
     out: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def ranking_loss(
@@ -70,6 +74,7 @@ def ranking_loss(
     stats: Tensor,
     score_grad: Tensor,
     scale: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def current_isa() -> str: ...

@@ -13,37 +13,12 @@ namespace {
 
 constexpr int64_t kPromptBlock = 64;
 
-struct RankingSum {
-  double loss = 0;     // sum over prompts of the mean over their pairs
-  double prompts = 0;  // with at least one pair
-  double skipped = 0;
-  double pairs = 0;  // of different rank
-  double tied = 0;
-  double right = 0;  // pairs ordered rightly; equal scores count half
-  double margin = 0;
-
-  void merge(const RankingSum& other) {
-    loss += other.loss;
-    prompts += other.prompts;
-    skipped += other.skipped;
-    pairs += other.pairs;
-    tied += other.tied;
-    right += other.right;
-    margin += other.margin;
-  }
-};
+using math::RankingSum;
 
 struct PromptSum {
   double loss = 0;
   double pairs = 0;  // counted ties included
 };
-
-// One pair whose first answer is the better one; returns its loss and its derivative.
-math::PairLoss<double> add_ranked(double difference, RankingSum& sum) {
-  sum.right += difference > 0 ? 1.0 : (difference == 0 ? 0.5 : 0.0);
-  sum.margin += difference;
-  return math::ranked_pair(difference);
-}
 
 template <typename T>
 PromptSum add_pairs(const T* score, const int64_t* rank, int64_t count, bool count_ties,
@@ -52,12 +27,12 @@ PromptSum add_pairs(const T* score, const int64_t* rank, int64_t count, bool cou
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = i + 1; j < count; ++j) {
       const bool tie = rank[i] == rank[j];
-      (tie ? sum.tied : sum.pairs) += 1;
-      if (tie && !count_ties) continue;
       const int64_t better = rank[i] <= rank[j] ? i : j;
       const int64_t worse = i + j - better;
       const double difference = static_cast<double>(score[better]) - score[worse];
-      const auto pair = tie ? math::tied_pair(difference) : add_ranked(difference, sum);
+      sum.add_pair(tie, difference);
+      if (tie && !count_ties) continue;
+      const auto pair = math::answer_pair(tie, difference);
       grad[better] += pair.ddifference;
       grad[worse] -= pair.ddifference;
       prompt.loss += pair.loss;

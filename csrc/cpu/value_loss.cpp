@@ -10,21 +10,7 @@
 namespace rlhf::cpu {
 namespace {
 
-struct ValueSum {
-  double loss = 0;
-  double squared_error = 0;
-  double clipped = 0;
-  math::Moments value;
-  math::Moments target;
-
-  void merge(const ValueSum& other) {
-    loss += other.loss;
-    squared_error += other.squared_error;
-    clipped += other.clipped;
-    value = math::merge(value, other.value);
-    target = math::merge(target, other.target);
-  }
-};
+using math::ValueSum;
 
 // Tokens between the arithmetic, which becomes vector code, and the fp64 sums over its results.
 constexpr int64_t kChunk = 512;

@@ -10,11 +10,7 @@
 namespace rlhf::cpu {
 namespace {
 
-struct MomentSum {
-  math::Moments moments;
-
-  void merge(const MomentSum& other) { moments = math::merge(moments, other.moments); }
-};
+using math::MomentSum;
 
 }  // namespace
 

@@ -28,8 +28,9 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-// Merges the threads' sums, neighbours in halves; the result is in thread 0. `shared` has room for
-// one Sum per thread, and blockDim.x is a power of two.
+// Merges the threads' sums, neighbours in halves; every thread gets the result. `shared` has room
+// for one Sum per thread, and blockDim.x is a power of two; a barrier before `shared` is used
+// again.
 template <typename Sum>
 __device__ Sum block_merge(const Sum& mine, Sum* shared) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -49,7 +50,7 @@ __device__ Sum* partial(double* workspace, int64_t block) {
   return reinterpret_cast<Sum*>(workspace + block * kPartialDoubles);
 }
 
-// The sum of all partials, in thread 0 of the one block that calls this.
+// The sum of all partials, in every thread of the block that calls this.
 template <typename Sum>
 __device__ Sum merge_partials(double* workspace, int64_t blocks, Sum* shared) {
   Sum mine;

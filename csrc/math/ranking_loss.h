@@ -36,4 +36,38 @@ RLHF_HD PairLoss<T> tied_pair(T difference) {
   return {T(0.5) * magnitude + std::log1p(tail), half_tanh};
 }
 
+template <typename T>
+RLHF_HD PairLoss<T> answer_pair(bool tie, T difference) {
+  return tie ? tied_pair(difference) : ranked_pair(difference);
+}
+
+// The sums behind the loss and its statistics.
+struct RankingSum {
+  double loss = 0;     // sum over prompts of the mean over their pairs
+  double prompts = 0;  // with at least one pair
+  double skipped = 0;
+  double pairs = 0;  // of different rank
+  double tied = 0;
+  double right = 0;  // pairs ordered rightly; equal scores count half
+  double margin = 0;
+
+  // difference = s_better - s_worse; a tie is counted, it has no better answer.
+  RLHF_HD void add_pair(bool tie, double difference) {
+    (tie ? tied : pairs) += 1;
+    if (tie) return;
+    right += difference > 0 ? 1.0 : (difference == 0 ? 0.5 : 0.0);
+    margin += difference;
+  }
+
+  RLHF_HD void merge(const RankingSum& other) {
+    loss += other.loss;
+    prompts += other.prompts;
+    skipped += other.skipped;
+    pairs += other.pairs;
+    tied += other.tied;
+    right += other.right;
+    margin += other.margin;
+  }
+};
+
 }  // namespace rlhf::math

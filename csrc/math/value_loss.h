@@ -8,6 +8,7 @@
 #pragma once
 
 #include "math/host_device.h"
+#include "math/moments.h"
 
 namespace rlhf::math {
 
@@ -33,5 +34,22 @@ RLHF_HD ValueToken<T> value_token(T value, T old_value, T target, T cliprange) {
   return {T(0.5) * (use_clipped ? bounded_squared : squared), use_clipped ? T(0) : error, squared,
           use_clipped ? T(1) : T(0)};
 }
+
+// The sums behind the loss and its statistics.
+struct ValueSum {
+  double loss = 0;
+  double squared_error = 0;
+  double clipped = 0;
+  Moments value;
+  Moments target;
+
+  RLHF_HD void merge(const ValueSum& other) {
+    loss += other.loss;
+    squared_error += other.squared_error;
+    clipped += other.clipped;
+    value = math::merge(value, other.value);
+    target = math::merge(target, other.target);
+  }
+};
 
 }  // namespace rlhf::math

@@ -6,10 +6,17 @@
 #include <cmath>
 
 #include "math/host_device.h"
+#include "math/moments.h"
 
 namespace rlhf::math {
 
 constexpr double kWhitenEpsilon = 1e-8;
+
+struct MomentSum {
+  Moments moments;
+
+  RLHF_HD void merge(const MomentSum& other) { moments = math::merge(moments, other.moments); }
+};
 
 struct WhitenScale {
   double mean;

@@ -1,6 +1,7 @@
 // shaped_rewards: contract and dispatch.
 #include "cpu/shaped_rewards.h"
 
+#include "cuda/shaped_rewards.h"
 #include "ops/estimator.h"
 #include "ops/token_loss.h"
 
@@ -17,10 +18,12 @@ void shaped_rewards(const TensorView& scores, const TensorView& logprobs,
   check_dtype(op, "scores", scores, {logprobs.dtype});
   check_shape(op, "scores", scores, {logprobs.shape[0]});
   check_contiguous(op, "scores", scores);
-  check_cpu(op, "scores", scores);
+  check_same_device(op, "scores", scores, "logprobs", logprobs);
   check_not_negative(op, "kl_coef", kl_coef);
-  cpu::shaped_rewards(scores, logprobs, ref_logprobs, mask, kl_coef, parse_estimator(op, estimator),
-                      rewards);
+  const math::KlEstimator kind = parse_estimator(op, estimator);
+  RLHF_ON_CUDA(logprobs,
+               cuda::shaped_rewards(scores, logprobs, ref_logprobs, mask, kl_coef, kind, rewards));
+  cpu::shaped_rewards(scores, logprobs, ref_logprobs, mask, kl_coef, kind, rewards);
 }
 
 }  // namespace rlhf::ops

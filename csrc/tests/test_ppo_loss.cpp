@@ -23,7 +23,7 @@ Outputs run(std::vector<float> now, std::vector<float> old, std::vector<float> a
   rlhf::ops::ppo_loss(view_of(now), view_of(old), view_of(advantage),
                       view_of(const_cast<bool*>(mask), {count}), cliprange, view,
                       view_of(&out.loss, {}), view_of(out.stats), view_of(out.grad),
-                      view_of(&out.scale, {}));
+                      view_of(&out.scale, {}), {});
   return out;
 }
 

@@ -18,7 +18,7 @@ Outputs run(std::vector<float> scores, std::vector<int64_t> ranks, std::vector<i
   out.grad.resize(scores.size(), -1.0f);
   rlhf::ops::ranking_loss(view_of(scores), view_of(ranks), view_of(offsets), ties, {},
                           view_of(&out.loss, {}), view_of(out.stats), view_of(out.grad),
-                          view_of(&out.scale, {}));
+                          view_of(&out.scale, {}), {});
   return out;
 }
 

@@ -10,7 +10,7 @@ int main() {
   bool mask[3] = {true, true, false};
   double loss = -1, scale = -1;
   rlhf::ops::value_loss(view_of(value), view_of(old), view_of(target), view_of(mask, {3}), 0.2, {},
-                        view_of(&loss, {}), view_of(stats), view_of(grad), view_of(&scale, {}));
+                        view_of(&loss, {}), view_of(stats), view_of(grad), view_of(&scale, {}), {});
   CHECK_NEAR(loss, 0.5 * (0.64 + 1.0) / 2, 1e-15);
   CHECK(grad[0] == 0 && grad[1] == 1 && grad[2] == 0 && scale == 0.5);
   CHECK_NEAR(stats[1], 0.5, 0);   // clipfrac
@@ -20,11 +20,11 @@ int main() {
 
   CHECK_REFUSED(rlhf::ops::value_loss(view_of(value), view_of(old), view_of(target),
                                       view_of(mask, {2}), 0.2, {}, view_of(&loss, {}),
-                                      view_of(stats), view_of(grad), view_of(&scale, {})),
+                                      view_of(stats), view_of(grad), view_of(&scale, {}), {}),
                 "'mask'");
   CHECK_REFUSED(rlhf::ops::value_loss(view_of(value), view_of(old), view_of(target),
                                       view_of(mask, {3}), NAN, {}, view_of(&loss, {}),
-                                      view_of(stats), view_of(grad), view_of(&scale, {})),
+                                      view_of(stats), view_of(grad), view_of(&scale, {}), {}),
                 "'cliprange_value'");
   return 0;
 }

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 
-registry.declare("gae", "native-cpu")
+registry.declare("gae", "native")
 
 
 def _outputs(
@@ -19,10 +19,17 @@ def _outputs(
     )
 
 
+def _workspace_items(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float, whiten: bool
+) -> int:
+    return rewards.numel() if whiten else 0
+
+
 _forward = registry.define_op(
     "gae(Tensor rewards, Tensor values, Tensor mask, float gamma, float lam, bool whiten)"
     " -> (Tensor, Tensor)",
     _outputs,
+    _workspace_items,
 )
 
 
@@ -57,7 +64,7 @@ def gae(
         gradient.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or `gamma` or `lam` is outside 0 to 1.
+        ValueError: shapes, dtypes or devices do not fit, or `gamma` or `lam` is outside 0 to 1. float64 is for the CPU.
 
     Source: Schulman et al. 2015 (arXiv:1506.02438), equation 16.
     """

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 
-registry.declare("ppo_loss", "native-cpu")
+registry.declare("ppo_loss", "native")
 
 STATS = (
     "policy_loss",
@@ -30,6 +30,7 @@ _forward = registry.define_op(
     "ppo_loss(Tensor logprobs, Tensor old_logprobs, Tensor advantages, Tensor mask,"
     " float cliprange, Tensor? denominator) -> (Tensor, Tensor, Tensor, Tensor)",
     _outputs,
+    lambda logprobs, *_: logprobs.numel(),
 )
 registry.define_gradient("ppo_loss", registry.save_loss_gradient, registry.scale_gradient)
 
@@ -57,7 +58,9 @@ def ppo_loss(
         mask: bool, same shape; True counts. Masked entries are never read and may hold NaN.
         cliprange: not negative (InstructGPT: 0.2).
         denominator: what the sums are divided by; default: the number of True entries. With the
-            minibatch's count the losses of its micro-batches add up.
+            minibatch's count the losses of its micro-batches add up. A number, or a 0-d tensor on the
+            device of `mask`; one from elsewhere is copied there, which waits and cannot be captured
+            in a CUDA graph.
 
     Returns:
         `(loss, stats)`: a 0-d tensor, float32 (float64 if any input is), differentiable in
@@ -69,7 +72,9 @@ def ppo_loss(
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, `cliprange` is negative or not finite, or
-            `denominator` is not positive though a token counts. The message names the argument.
+            `denominator` is not positive though a token counts. The message names the argument. On
+            CUDA nothing waits for the denominator: a wrong one makes loss, statistics and gradient
+            NaN. float64 is for the CPU.
 
     Source: Schulman et al. 2017 (arXiv:1707.06347), equation 7; InstructGPT C.4.
     """

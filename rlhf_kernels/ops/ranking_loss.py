@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 
-registry.declare("ranking_loss", "native-cpu")
+registry.declare("ranking_loss", "native")
 
 STATS = ("accuracy", "margin", "pairs", "tied", "prompts", "skipped")
 
@@ -22,6 +22,7 @@ _forward = registry.define_op(
     "ranking_loss(Tensor scores, Tensor ranks, Tensor group_offsets, str ties,"
     " Tensor? denominator) -> (Tensor, Tensor, Tensor, Tensor)",
     _outputs,
+    lambda scores, ranks, group_offsets, *_: group_offsets.numel() - 1,
 )
 registry.define_gradient("ranking_loss", registry.save_loss_gradient, registry.scale_gradient)
 
@@ -51,7 +52,9 @@ def ranking_loss(
             group_offsets[g + 1] - 1.
         ties: "drop" leaves tied pairs out (InstructGPT); "half" counts each half either way.
         denominator: what the sum over prompts is divided by; default: the number of prompts with a
-            pair. With the batch's count the losses of its micro-batches add up.
+            pair. With the batch's count the losses of its micro-batches add up. A number, or a 0-d
+            tensor on the device of `scores`; one from elsewhere is copied there, which waits and
+            cannot be captured in a CUDA graph.
 
     Returns:
         `(loss, stats)`: a 0-d tensor, float32 (float64 for float64), differentiable in `scores`;
@@ -64,7 +67,8 @@ def ranking_loss(
     Raises:
         ValueError: shapes, dtypes or devices do not fit, a rank is below 1, the offsets do not
             rise from 0 to N, `ties` is unknown, or `denominator` is not positive though a prompt
-            counts.
+            counts. On CUDA nothing waits for ranks, offsets and denominator: wrong ones make loss,
+            statistics and gradient NaN. float64 is for the CPU.
 
     Source: InstructGPT section 3.5, equation 1, and C.2.
     """

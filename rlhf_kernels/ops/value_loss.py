@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 
-registry.declare("value_loss", "native-cpu")
+registry.declare("value_loss", "native")
 
 STATS = (
     "value_loss",
@@ -29,6 +29,7 @@ _forward = registry.define_op(
     "value_loss(Tensor values, Tensor old_values, Tensor returns, Tensor mask,"
     " float cliprange_value, Tensor? denominator) -> (Tensor, Tensor, Tensor, Tensor)",
     _outputs,
+    lambda values, *_: values.numel(),
 )
 registry.define_gradient("value_loss", registry.save_loss_gradient, registry.scale_gradient)
 
@@ -54,7 +55,9 @@ def value_loss(
         returns: what the values should be; same shape.
         mask: bool, same shape; True counts. Masked entries are never read and may hold NaN.
         cliprange_value: c, not negative, in units of the reward.
-        denominator: what the sums are divided by; default: the number of True entries.
+        denominator: what the sums are divided by; default: the number of True entries. A number,
+            or a 0-d tensor on the device of `mask`; one from elsewhere is copied there, which waits
+            and cannot be captured in a CUDA graph.
 
     Returns:
         `(loss, stats)`: a 0-d tensor, float32 (float64 if any input is), differentiable in
@@ -65,7 +68,9 @@ def value_loss(
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, `cliprange_value` is negative or not
-            finite, or `denominator` is not positive though a token counts.
+            finite, or `denominator` is not positive though a token counts. On CUDA nothing waits
+            for the denominator: a wrong one makes loss, statistics and gradient NaN. float64 is for
+            the CPU.
 
     Source: Stiennon et al. 2020 (arXiv:2009.01325); InstructGPT C.4.
     """

@@ -7,14 +7,16 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 
-registry.declare("whiten", "native-cpu")
+registry.declare("whiten", "native")
 
 
 def _outputs(x: Tensor, mask: Tensor, shift_mean: bool) -> Tensor:
     return registry.new_result(x, *x.shape)
 
 
-_forward = registry.define_op("whiten(Tensor x, Tensor mask, bool shift_mean) -> Tensor", _outputs)
+_forward = registry.define_op(
+    "whiten(Tensor x, Tensor mask, bool shift_mean) -> Tensor", _outputs, lambda x, *_: x.numel()
+)
 
 
 @torch.no_grad()
@@ -33,7 +35,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
         The shape of `x`, float32 (float64 for float64), 0 where masked; no gradient.
 
     Raises:
-        ValueError: shapes or devices do not fit, or `mask` is not bool.
+        ValueError: shapes or devices do not fit, or `mask` is not bool. float64 is for the CPU.
 
     Source: Ziegler et al. 2019, https://github.com/openai/lm-human-preferences, `whiten`.
     """
