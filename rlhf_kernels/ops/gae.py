@@ -64,7 +64,8 @@ def gae(
         gradient.
 
     Raises:
-        ValueError: shapes, dtypes or devices do not fit, or `gamma` or `lam` is outside 0 to 1. float64 is for the CPU.
+        ValueError: shapes, dtypes or devices do not fit, or `gamma` or `lam` is outside 0 to 1.
+            float64 is for the CPU.
 
     Source: Schulman et al. 2015 (arXiv:1506.02438), equation 16.
     """

@@ -58,9 +58,9 @@ def ppo_loss(
         mask: bool, same shape; True counts. Masked entries are never read and may hold NaN.
         cliprange: not negative (InstructGPT: 0.2).
         denominator: what the sums are divided by; default: the number of True entries. With the
-            minibatch's count the losses of its micro-batches add up. A number, or a 0-d tensor on the
-            device of `mask`; one from elsewhere is copied there, which waits and cannot be captured
-            in a CUDA graph.
+            minibatch's count the losses of its micro-batches add up. A number, or a 0-d tensor on
+            the device of `mask`; one from elsewhere is copied there, which waits and cannot be
+            captured in a CUDA graph.
 
     Returns:
         `(loss, stats)`: a 0-d tensor, float32 (float64 if any input is), differentiable in
