@@ -13,6 +13,7 @@ from tests.pretend_cuda import MixedDevices, Pretended, PretendedParameter, pret
 from tests.stages.test_kernels_used import context
 from tests.tiny import tiny_text
 from toolkit.data.batches import collate
+from toolkit.models import compute
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base, load_policy
 from toolkit.pipeline import gpu
@@ -35,6 +36,14 @@ def pretended(monkeypatch):
     monkeypatch.setattr(gpu, "obstacle", lambda: None)
     with pretend_cuda(monkeypatch) as mode:
         yield mode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_products():
+    """The same library of matrix products on both: bits are compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compute, "_is_amd", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from toolkit.data.batches import TokenLists, pad_left
 from toolkit.data.tokenize import Text
-from toolkit.models.heads import Policy, precision
+from toolkit.models.compute import precision
+from toolkit.models.heads import Policy
 from toolkit.spec.schema import Sampling
 from toolkit.training.device import move
 from toolkit.training.random import Stream
@@ -67,7 +68,7 @@ def sample_answers(
     look = 1 if device.type == "cpu" else _LOOK
     cache = None
     for t in range(max_response):
-        with precision(policy.hardware, device):
+        with precision(policy.hardware, device, pairs=ids.shape[1] * mask.shape[1]):
             out = policy.model(
                 ids,
                 attention_mask=mask if padded else None,

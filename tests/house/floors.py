@@ -49,7 +49,9 @@ PYTHON: dict[str, Floor] = {
         "toolkit.training toolkit.models toolkit.data toolkit.spec rlhf_kernels!"
     ),
     # The loop opens the file of the stage that its context names.
-    "toolkit.training.loop": Floor("toolkit.stages toolkit.training toolkit.spec"),
+    "toolkit.training.loop": Floor(
+        "toolkit.stages toolkit.training toolkit.models.compute toolkit.spec"
+    ),
     "toolkit.training.random": Floor(),
     # The device: it asks the kernels whether they have a CUDA column.
     "toolkit.training.device": Floor("toolkit.spec rlhf_kernels!"),

@@ -47,9 +47,20 @@ class Batch:
         return self.response[self.mask]
 
     @property
+    def inputs(self) -> Tensor:
+        """What predicts: `ids` up to the last position with a target; int64 [B, L'], L' <= L."""
+        used = self.source[self.mask]
+        return self.ids[:, : int(used.max()) + 1 if len(used) else 1]
+
+    @property
+    def columns(self) -> Tensor:
+        """`source` as columns of `inputs`, some column where the mask is False; int64 [B, T]."""
+        return self.source.clamp(max=self.inputs.shape[1] - 1)
+
+    @property
     def places(self) -> Tensor:
-        """Where in a flattened [B, L] the positions lie that predict `targets`; int64 [N]."""
-        starts = torch.arange(len(self)).unsqueeze(1) * self.ids.shape[1]
+        """Where in the flattened `inputs` the positions lie that predict `targets`; int64 [N]."""
+        starts = torch.arange(len(self)).unsqueeze(1) * self.inputs.shape[1]
         return (starts + self.source)[self.mask]
 
     @property

@@ -10,7 +10,6 @@ The log-softmax, losses and KL are `rlhf_kernels`'; this file only brings logits
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -19,17 +18,10 @@ from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
 from toolkit.data.batches import Batch
+from toolkit.models.compute import precision
 from toolkit.models.load import set_residual_dropout
 from toolkit.spec.schema import Hardware
 from toolkit.training.device import move
-
-
-def precision(hardware: Hardware, device: torch.device) -> AbstractContextManager[object]:
-    """The context in which matmuls on `device` run; fp32 leaves everything as it is."""
-    if hardware.precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
-
 
 _HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
@@ -66,8 +58,8 @@ class Policy:
         The rest is dropped before the head.
         """
         _set_mode(self.model, self.hardware)
-        ids, places = move(batch.ids, self.device), move(batch.places, self.device)
-        with precision(self.hardware, self.device):
+        ids, places = move(batch.inputs, self.device), move(batch.places, self.device)
+        with precision(self.hardware, self.device, pairs=ids.shape[1] ** 2):
             if self.plain_head:
                 trunk = self.model.base_model(ids, use_cache=False)[0]
                 head = self.model.get_output_embeddings()
@@ -117,26 +109,26 @@ class Scorer:
         return torch.device(self.model.device)
 
     def _head(self, hidden: Tensor) -> Tensor:
-        with precision(self.hardware, self.device):
+        with precision(self.hardware, self.device, pairs=0):
             values: Tensor = self.model.score(hidden)
             return values.squeeze(-1).float() - self.offset
 
-    def _trunk(self, batch: Batch) -> Tensor:
+    def _trunk(self, tokens: Tensor) -> Tensor:
         _set_mode(self.model, self.hardware)
-        with precision(self.hardware, self.device):
-            ids = move(batch.ids, self.device)
+        ids = move(tokens, self.device)
+        with precision(self.hardware, self.device, pairs=ids.shape[1] ** 2):
             hidden: Tensor = self.model.base_model(ids, use_cache=False)[0]
         return hidden
 
     def scores_of(self, batch: Batch) -> Tensor:
         """Return scores fp32 [B], read at the last real token (detail 11)."""
-        hidden = self._trunk(batch)
+        hidden = self._trunk(batch.ids)
         return self._head(hidden.flatten(0, 1)[move(batch.ends, self.device)])
 
     def values_of(self, batch: Batch) -> Tensor:
         """Return values fp32 [B, T]: at the position that predicts response[:, t]."""
-        hidden = self._trunk(batch)
-        source = move(batch.source, self.device)
+        hidden = self._trunk(batch.inputs)
+        source = move(batch.columns, self.device)
         index = source.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return self._head(hidden.gather(1, index))
 

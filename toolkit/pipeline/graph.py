@@ -15,13 +15,13 @@ from toolkit.spec.schema import ModelFolder, ModelSource, Spec
 
 VERSIONS: Mapping[str, int] = {
     "data": 1,
-    "pretrain": 1,
-    "sft": 1,
-    "collect": 1,
+    "pretrain": 2,
+    "sft": 2,
+    "collect": 2,
     "label": 1,
-    "reward": 1,
-    "ppo": 1,
-    "evaluate": 1,
+    "reward": 2,
+    "ppo": 2,
+    "evaluate": 2,
     "export": 1,
 }
 """Raised by hand when a stage's code changes what it computes; older results then run again."""

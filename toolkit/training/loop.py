@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from toolkit.models.compute import prepare_products
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.training.checkpoint import Checkpoints
 from toolkit.training.device import peak_device_memory, prepare_device
@@ -92,5 +93,7 @@ def configure(ctx: StageContext) -> None:
     """Fix threads, device and determinism for this process."""
     torch.set_num_threads(ctx.threads)
     prepare_device(ctx.device, deterministic=ctx.spec.hardware.deterministic)
-    torch.use_deterministic_algorithms(ctx.spec.hardware.deterministic)
+    prepare_products(ctx.device)
+    # use_deterministic_algorithms sets the same switch, after a second of importing the compiler.
+    torch.set_deterministic_debug_mode("error" if ctx.spec.hardware.deterministic else "default")
     torch.manual_seed(ctx.spec.seed)
