@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     local = [usage for usage in usages if usage.in_local_memory]
     for usage in local:
         print(f"{usage.source}.cu: {usage.kernel} on {usage.arch} uses local memory")
+    print(f"{len(usages)} kernels, {len(local)} of them in local memory")
     return 1 if local else 0
 
 

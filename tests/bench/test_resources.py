@@ -70,6 +70,7 @@ def test_the_table_joins_instances_and_the_command_fails_on_spills(folder, capsy
     line = "| token_kl.cu | `token_kl_backward_kernel` | 2 | 255 | 18 | 2048 | 20 | 24 |"
     assert line in printed
     assert "uses local memory" in printed
+    assert printed.endswith("3 kernels, 1 of them in local memory\n")
     text = document.read_text(encoding="utf-8")
     assert line in text
     assert "old" not in text
