@@ -1,8 +1,9 @@
 // The layout of the float64 workspace in which ops that sum over many blocks leave partial sums.
 //
-// Block b of kBlockItems tokens or rows, or of kBlockPrompts prompts, writes one plain struct of at most kPartialDoubles
-// entries at b * kPartialDoubles; a second launch merges them in order. One more block holds what
-// the launches pass on (denominators). ppo_loss_from_logits keeps kRowDoubles per row after that.
+// Block b of kBlockItems tokens or rows, or of kBlockPrompts prompts, writes one plain struct of at
+// most kPartialDoubles entries at b * kPartialDoubles; a second launch merges them in order. One
+// more block holds what the launches pass on (denominators). ppo_loss_from_logits keeps kRowDoubles
+// per row after that.
 #pragma once
 
 #include <cstdint>

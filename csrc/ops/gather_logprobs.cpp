@@ -1,7 +1,9 @@
 // gather_logprobs: contract and dispatch.
 #include "cpu/gather_logprobs.h"
 
+#include "cuda/gather_logprobs.h"
 #include "ops.h"
+#include "ops/device.h"
 #include "ops/row_checks.h"
 
 namespace rlhf::ops {
@@ -19,6 +21,8 @@ void gather_logprobs(const TensorView& logits, const TensorView& targets, const 
   check_row_values(op, "entropy", entropy, logits);
   check_row_values(op, "logsumexp", logsumexp, logits);
   check_saved(op, rows, logits);
+  RLHF_ON_CUDA(logits, cuda::gather_logprobs({logits, targets, mask, temperatures, temperature},
+                                             logprobs, entropy, logsumexp, rows));
   cpu::gather_logprobs({logits, targets, mask, temperatures, temperature}, logprobs, entropy,
                        logsumexp, rows);
 }
@@ -35,6 +39,8 @@ void gather_logprobs_backward(const TensorView& grad_logprobs, const TensorView&
   check_saved(op, rows, logits);
   check_saved_targets(op, targets, rows, logits);
   check_gradient_out(op, "grad_logits", grad_logits, logits);
+  RLHF_ON_CUDA(logits, cuda::gather_logprobs_backward({grad_logprobs, grad_entropy, grad_logsumexp},
+                                                      logits, targets, rows, grad_logits));
   cpu::gather_logprobs_backward({grad_logprobs, grad_entropy, grad_logsumexp}, logits, targets,
                                 rows, grad_logits);
 }

@@ -2,6 +2,7 @@
 #include "ops/row_checks.h"
 
 #include "cpu/rows.h"
+#include "ops/device.h"
 
 namespace rlhf::ops {
 namespace {
@@ -18,6 +19,8 @@ void check_each_target(const char* op, const TensorView& targets, const TensorVi
   check_dtype(op, "targets", targets, {DType::kInt64, DType::kInt32});
   check_shape(op, "targets", targets, {logits.shape[0]});
   check_contiguous(op, "targets", targets);
+  check_same_device(op, "targets", targets, "logits", logits);
+  if (targets.device != Device::kCpu) return;  // there, the row's results are NaN
   const cpu::Targets ids(targets);
   for (int64_t row = 0; row < logits.shape[0]; ++row) {
     if ((ids[row] >= 0 && ids[row] < logits.shape[1]) || !row_counts(row)) continue;
@@ -41,13 +44,14 @@ void check_logits(const char* op, const char* argument, const TensorView& logits
          "must have its vocabulary consecutive in memory (last stride 1), got stride " +
              std::to_string(logits.strides[1]) + "; call .contiguous()");
   }
-  check_cpu(op, argument, logits);
+  check_device(op, argument, logits);
 }
 
 void check_ref_logits(const char* op, const TensorView& ref_logits, const TensorView& logits) {
   check_logits(op, "ref_logits", ref_logits);
   check_shape(op, "ref_logits", ref_logits, {logits.shape[0], logits.shape[1]});
   check_dtype(op, "ref_logits", ref_logits, {logits.dtype});
+  check_same_device(op, "ref_logits", ref_logits, "logits", logits);
 }
 
 void check_row_values(const char* op, const char* argument, const TensorView& values,
@@ -55,6 +59,7 @@ void check_row_values(const char* op, const char* argument, const TensorView& va
   check_dtype(op, argument, values, {result_dtype(logits.dtype)});
   check_shape(op, argument, values, {logits.shape[0]});
   check_contiguous(op, argument, values);
+  check_same_device(op, argument, values, "logits", logits);
 }
 
 void check_row_mask(const char* op, const char* argument, const std::optional<TensorView>& mask,
@@ -63,6 +68,7 @@ void check_row_mask(const char* op, const char* argument, const std::optional<Te
   check_dtype(op, argument, *mask, {DType::kBool});
   check_shape(op, argument, *mask, {logits.shape[0]});
   check_contiguous(op, argument, *mask);
+  check_same_device(op, argument, *mask, "logits", logits);
 }
 
 void check_targets(const char* op, const TensorView& targets, const TensorView& logits,
@@ -74,7 +80,7 @@ void check_targets(const char* op, const TensorView& targets, const TensorView& 
 
 void check_saved_targets(const char* op, const TensorView& targets, const TensorView& rows,
                          const TensorView& logits) {
-  const cpu::SavedRow* saved = rows.as<cpu::SavedRow>();
+  const cpu::SavedRow* saved = rows.as<cpu::SavedRow>();  // read on the CPU alone
   check_each_target(op, targets, logits,
                     [&](int64_t row) { return saved[row].inverse_temperature != 0.0; });
 }
@@ -89,6 +95,8 @@ void check_temperature(const char* op, double temperature,
   check_dtype(op, "temperature", *temperatures, {DType::kFloat32, DType::kFloat64});
   check_shape(op, "temperature", *temperatures, {logits.shape[0]});
   check_contiguous(op, "temperature", *temperatures);
+  check_same_device(op, "temperature", *temperatures, "logits", logits);
+  if (temperatures->device != Device::kCpu) return;  // there, the row's results are NaN
   const cpu::Temperatures values(temperatures, 1.0);
   for (int64_t row = 0; row < logits.shape[0]; ++row) {
     if (!counts(mask, second_mask, row)) continue;
@@ -101,6 +109,7 @@ void check_gradient_out(const char* op, const char* argument, const TensorView& 
                         const TensorView& logits) {
   check_dtype(op, argument, out, {logits.dtype});
   check_shape(op, argument, out, {logits.shape[0], logits.shape[1]});
+  check_same_device(op, argument, out, "logits", logits);
   if (out.shape[0] > 1 && out.strides[0] < out.shape[1]) {
     fail(op, argument, "must not have overlapping rows to be written to; call .contiguous()");
   }
@@ -110,6 +119,7 @@ void check_saved(const char* op, const TensorView& rows, const TensorView& logit
   check_dtype(op, "rows", rows, {DType::kFloat64});
   check_shape(op, "rows", rows, {logits.shape[0], cpu::kSavedColumns});
   check_contiguous(op, "rows", rows);
+  check_same_device(op, "rows", rows, "logits", logits);
 }
 
 }  // namespace rlhf::ops

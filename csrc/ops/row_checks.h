@@ -1,4 +1,8 @@
 // The contract that every op over [N, V] logits shares.
+//
+// Every tensor must be on the logits' device. What asks for values (targets, temperatures) is
+// checked on the CPU alone: reading them on a GPU would wait for it, so there a row with a bad
+// value has NaN results, and nothing is read out of bounds.
 #pragma once
 
 #include <optional>

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops import _rows
 
-registry.declare("gather_logprobs", "native-cpu")
+registry.declare("gather_logprobs", "native")
 
 
 class LogProbs(NamedTuple):
