@@ -157,6 +157,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("ranking_loss", &ops::ranking_loss, Unlocked());
   m.def("gather_logprobs", &ops::gather_logprobs, Unlocked());
   m.def("gather_logprobs_backward", &ops::gather_logprobs_backward, Unlocked());
+  // In place: the gradient overwrites the logits, which the row kernels read before they write.
+  m.def(
+      "gather_logprobs_backward_",
+      [](const TensorView& grad_logprobs, const TensorView& grad_entropy,
+         const TensorView& grad_logsumexp, const TensorView& logits, const TensorView& targets,
+         const TensorView& rows) {
+        ops::gather_logprobs_backward(grad_logprobs, grad_entropy, grad_logsumexp, logits, targets,
+                                      rows, logits);
+      },
+      Unlocked());
   m.def("ppo_loss_from_logits", flatten(&ops::ppo_loss_from_logits), Unlocked());
   m.def("ppo_loss_from_logits_", flatten(&ops::ppo_loss_from_logits_), Unlocked());
   m.def("ppo_loss_from_logits_backward", &ops::ppo_loss_from_logits_backward, Unlocked());

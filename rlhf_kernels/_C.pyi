@@ -100,6 +100,15 @@ def gather_logprobs_backward(
     grad_logits: Tensor,
     /,
 ) -> None: ...
+def gather_logprobs_backward_(
+    grad_logprobs: Tensor,
+    grad_entropy: Tensor,
+    grad_logsumexp: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    rows: Tensor,
+    /,
+) -> None: ...
 def ppo_loss_from_logits(
     logits: Tensor,
     targets: Tensor,

@@ -6,6 +6,9 @@ from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.gae import gae
 from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
+from rlhf_kernels.ops.linear_cross_entropy import linear_cross_entropy
+from rlhf_kernels.ops.linear_logprobs import linear_logprobs
+from rlhf_kernels.ops.linear_ppo_loss import linear_ppo_loss
 from rlhf_kernels.ops.masked_mean import masked_mean
 from rlhf_kernels.ops.ppo_loss import ppo_loss
 from rlhf_kernels.ops.ppo_loss_from_logits import ppo_loss_from_logits
@@ -26,6 +29,9 @@ __all__ = [
     "gae",
     "gather_logprobs",
     "has_cuda",
+    "linear_cross_entropy",
+    "linear_logprobs",
+    "linear_ppo_loss",
     "masked_mean",
     "ppo_loss",
     "ppo_loss_from_logits",

@@ -58,10 +58,22 @@ def define_op(
             kernel(*args, *written)
         return results
 
+    return define_composite(schema, run, outputs)
+
+
+def define_composite(schema: str, run: Callable[..., Any], fake: Outputs) -> Callable[..., Any]:
+    """Register an operator written in Python over others; torch.compile sees it as one.
+
+    Args:
+        schema: as for `define_op`.
+        run: computes the results, on the CPU and on CUDA; autograd does not look inside.
+        fake: allocates results of the same shapes, dtypes and strides.
+    """
+    name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for device in ("CPU", "CUDA"):
         LIBRARY.impl(name, run, device)
-    torch.library.register_fake(f"{NAMESPACE}::{name}", outputs, lib=LIBRARY)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
     op: Any = getattr(getattr(torch.ops, NAMESPACE), name).default
     if op._schema.is_mutable:
         _bump_versions(name, op)

@@ -32,6 +32,10 @@ def _backward_outputs(
     return _rows.new_gradient(logits)
 
 
+def _no_outputs(*_: Any) -> None:
+    return None
+
+
 _forward = registry.define_op(
     "gather_logprobs(Tensor logits, Tensor targets, Tensor? mask, Tensor? temperatures,"
     " float temperature) -> (Tensor, Tensor, Tensor, Tensor)",
@@ -41,6 +45,11 @@ _backward = registry.define_op(
     "gather_logprobs_backward(Tensor grad_logprobs, Tensor grad_entropy, Tensor grad_logsumexp,"
     " Tensor logits, Tensor targets, Tensor rows) -> Tensor",
     _backward_outputs,
+)
+_backward_inplace = registry.define_op(
+    "gather_logprobs_backward_(Tensor grad_logprobs, Tensor grad_entropy, Tensor grad_logsumexp,"
+    " Tensor(a!) logits, Tensor targets, Tensor rows) -> ()",
+    _no_outputs,
 )
 
 
