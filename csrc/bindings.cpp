@@ -176,6 +176,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("sample", &ops::sample, Unlocked());
   m.def("current_isa", &ops::current_isa);
   m.def("has_cuda", &ops::has_cuda);
+  m.def("read_probe", &ops::read_probe, Unlocked());
   m.def("workspace_size", &ops::workspace_size);
 #ifdef RLHF_EMULATE_CUDA
   m.def("emulate", [](bool on) { emulating = on; });

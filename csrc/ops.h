@@ -103,6 +103,9 @@ void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
                        const TensorView& ref_logits, const TensorView& kl, const TensorView& rows,
                        const TensorView& grad_logits);
 
+// Benchmarks: reads the float32 `tensor` once on its CUDA device; `out` is left as it is.
+void read_probe(const TensorView& tensor, const TensorView& out);
+
 // Whether this build has CUDA kernels.
 bool has_cuda();
 

@@ -203,3 +203,13 @@ def current_isa() -> str:
 def has_cuda() -> bool:
     """Say whether this build of rlhf_kernels has CUDA kernels; a device may still be missing."""
     return _C.has_cuda()
+
+
+def read_probe(tensor: Tensor, out: Tensor) -> None:
+    """Read a tensor on a CUDA device once and do nothing with it: the read roofline's kernel.
+
+    Args:
+        tensor: float32, contiguous, on a CUDA device.
+        out: float32 on the same device; left as it is.
+    """
+    _C.read_probe(tensor, out)

@@ -84,7 +84,7 @@ def measure_rates(clock: DeviceClock, device: str, size: int) -> tuple[float | N
     The best, not the median, because a share of the roofline must not look better for noise. The
     read rate is None when the build has no probe: sums of torch are not as fast as reading is.
     """
-    source = torch.ones(size // 4, device=device)
+    source = torch.rand(size // 4, device=device)
     target = torch.empty_like(source)
     copied = best_rate(clock, lambda: target.copy_(source), 2 * size)
     probe = find_probe()
@@ -96,13 +96,13 @@ def measure_rates(clock: DeviceClock, device: str, size: int) -> tuple[float | N
 
 def find_probe() -> Callable[[Tensor, Tensor], None] | None:
     """Return the native function that only reads a tensor, if this build has it."""
-    return getattr(registry, "read_probe", None) if registry.has_cuda() else None
+    return registry.read_probe if registry.has_cuda() else None
 
 
 def measure_matmul(clock: DeviceClock, device: str, size: int) -> float:
     """Return the TFLOP/s of a square bfloat16 product, the best of several."""
-    left = torch.ones(size, size, dtype=torch.bfloat16, device=device)
-    right = torch.ones_like(left)
+    # Products of constants run faster than those of data.
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     return best_rate(clock, lambda: left @ right, 2 * size**3) / 1e3
 
 

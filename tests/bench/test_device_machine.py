@@ -70,7 +70,7 @@ def test_reads_are_measured_where_the_build_has_a_probe(monkeypatch):
         assert (tensor.numel(), out.shape) == (1024, (1024,))
 
     monkeypatch.setattr(_registry, "has_cuda", lambda: True)
-    monkeypatch.setattr(_registry, "read_probe", probe, raising=False)
+    monkeypatch.setattr(_registry, "read_probe", probe)
     read, _ = device_machine.measure_rates(SlowClock(), "cpu", 4096)
     assert read == pytest.approx(4096 / 1e-3 / 1e9)
 
