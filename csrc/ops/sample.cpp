@@ -1,7 +1,9 @@
 // sample: contract and dispatch.
 #include "cpu/sample.h"
 
+#include "cuda/sample.h"
 #include "ops.h"
+#include "ops/device.h"
 #include "ops/row_checks.h"
 
 namespace rlhf::ops {
@@ -13,7 +15,7 @@ void check_row_integers(const char* op, const char* argument, const TensorView& 
   check_dtype(op, argument, values, {DType::kInt64});
   check_shape(op, argument, values, {logits.shape[0]});
   check_contiguous(op, argument, values);
-  check_cpu(op, argument, values);
+  check_same_device(op, argument, values, "logits", logits);
 }
 
 }  // namespace
@@ -38,6 +40,9 @@ void sample(const TensorView& logits, const TensorView& row_ids, const TensorVie
   check_row_values(op, "logprobs", logprobs, logits);
   check_row_values(op, "truncated_logprobs", truncated_logprobs, logits);
   check_row_values(op, "entropy", entropy, logits);
+  RLHF_ON_CUDA(logits, cuda::sample({logits, row_ids, positions, temperatures, temperature, seed,
+                                     top_k, top_p},
+                                    {tokens, logprobs, truncated_logprobs, entropy}));
   cpu::sample({logits, row_ids, positions, temperatures, temperature, seed, top_k, top_p},
               {tokens, logprobs, truncated_logprobs, entropy});
 }

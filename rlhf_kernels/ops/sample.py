@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops import _rows
 
-registry.declare("sample", "native-cpu")
+registry.declare("sample", "native")
 
 
 class Samples(NamedTuple):
