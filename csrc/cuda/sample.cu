@@ -76,10 +76,11 @@ __device__ double sum_before(double value, double* scan) {
 template <typename S>
 __device__ int64_t draw_in_share(const SampledRow<S>& row, VectorRange range, float threshold,
                                  double goal, SampleShared* shared) {
-  const int64_t vectors = (range.end - range.begin + blockDim.x - 1) / blockDim.x;
-  const int64_t begin = (range.begin + vectors * threadIdx.x) * kPack<S>;
-  int64_t end = begin + vectors * kPack<S>;
-  if (end > range.end * kPack<S>) end = range.end * kPack<S>;
+  const int vectors =
+      (range.end - range.begin + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
+  const int64_t own = range.begin + static_cast<int64_t>(vectors) * threadIdx.x;
+  const int64_t begin = own * kPack<S>;
+  int64_t end = (own + vectors < range.end ? own + vectors : range.end) * kPack<S>;
   if (end > row.vocab) end = row.vocab;
   double sum = 0.0;
   for (int64_t i = begin; i < end; ++i) sum += row.kept_mass(i, threshold);
@@ -150,7 +151,8 @@ __device__ float find_threshold(const SampledRow<S>& row, const Draws& draws,
 template <typename S>
 __global__ void sample_kernel(Rows<const S> logits, Draws draws) {
   SampleShared& shared = block_shared<SampleShared>();
-  const int64_t n = blockIdx.x, vocab = logits.vocab;
+  const int64_t n = blockIdx.x;
+  const int vocab = logits.vocab;
   const S* x = logits.row(n);
   const double inverse = draws.temperatures.inverse_of(n);
   const RowState state = row_state(x, vocab, inverse, &shared.row);
@@ -186,7 +188,7 @@ void sample(const SampleInputs& inputs, const SampleOutputs& outputs) {
     using S = typename decltype(tag)::type;
     const Rows<const S> logits(inputs.logits);
     launch(op, Target(inputs.logits), sample_kernel<S>, inputs.logits.shape[0],
-           row_threads(logits.vocab, sizeof(S)), sizeof(SampleShared), logits, draws);
+           row_threads(op, logits.vocab, sizeof(S)), sizeof(SampleShared), logits, draws);
   });
 }
 

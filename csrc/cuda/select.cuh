@@ -19,7 +19,7 @@ struct SelectShared {
 template <typename S>
 struct SampledRow {
   const S* x;
-  int64_t vocab;
+  int vocab;
   float max;
   float scale;  // log2(e) / T
 

@@ -26,7 +26,6 @@ void sample(const TensorView& logits, const TensorView& row_ids, const TensorVie
             const TensorView& truncated_logprobs, const TensorView& entropy) {
   const char* op = "sample";
   check_logits(op, "logits", logits);
-  check_cpu(op, "logits", logits);
   check_row_integers(op, "row_ids", row_ids, logits);
   check_row_integers(op, "positions", positions, logits);
   check_temperature(op, temperature, temperatures, logits, std::nullopt);
