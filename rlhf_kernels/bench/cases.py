@@ -109,6 +109,7 @@ class Case:
     dtype: torch.dtype
     N: int | None = None
     V: int | None = None
+    D: int | None = None
     mask_share: float = 1.0
     bytes_read: float
     bytes_written: float

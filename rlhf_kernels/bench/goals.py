@@ -13,6 +13,13 @@ SHAPE = "512x50257"
 LOGPROB = ("gather_logprobs", "forward")
 EAGER = ("eager", "eager float32")
 PPO = ("ppo_loss_from_logits", "forward+backward")
+LINEAR_SHAPE = "4096x50257"
+#: Op over a linear head -> the bare products that it is held against.
+LINEAR = {
+    "linear_cross_entropy": "three matmuls",
+    "linear_ppo_loss": "three matmuls",
+    "linear_logprobs": "four matmuls",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +29,8 @@ class Goal:
     Args:
         kind: "ratio": the others' time divided by ours must be at least `limit`, or, when
             `at_most`, our time divided by theirs at most that. "median_ms" and "graph_ms": that
-            column of ours must be at most `limit`. "masked": our time with half of the rows
+            column of ours must be at most `limit`. "extra_mib": our peak memory less `returned_mib`
+            must be at most that. "masked": our time with half of the rows
             masked divided by that with none must be at most `limit`.
         providers: names of the others; the fastest of them counts.
         dense: only rows in which everything counts; sequences always have padding.
@@ -34,9 +42,10 @@ class Goal:
     providers: tuple[str, ...] = ()
     limit: float
     at_most: bool = False
-    kind: Literal["ratio", "median_ms", "graph_ms", "masked"] = "ratio"
+    kind: Literal["ratio", "median_ms", "graph_ms", "masked", "extra_mib"] = "ratio"
     shape: str = SHAPE
     dense: bool = True
+    returned_mib: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +90,39 @@ def make_goals() -> list[Goal]:
             Goal(text=compiled, case=PPO, dtype=dtype, providers=("torch.compile",), limit=8),
             Goal(text=eager, case=PPO, dtype=dtype, providers=EAGER, limit=16),
         ]
+    return goals + make_linear_goals()
+
+
+def make_linear_goals() -> list[Goal]:
+    """Return the goals of the ops over a linear head, at 4096 x 256 x 50257."""
+    goals = []
+    for op, products in LINEAR.items():
+        for dtype, size in (("float32", 4), ("bfloat16", 2)):
+            case = {"case": (op, "forward+backward"), "dtype": dtype, "shape": LINEAR_SHAPE}
+            goals += [
+                Goal(
+                    text=f"{op}, time / {products}",
+                    providers=(products,),
+                    limit=1.1,
+                    at_most=True,
+                    **case,
+                ),
+                Goal(
+                    text=f"{op}, memory besides inputs and gradients",
+                    limit=64,
+                    kind="extra_mib",
+                    returned_mib=(4096 + 50257) * 256 * size / 2**20,
+                    **case,
+                ),
+            ]
+        goals.append(
+            Goal(
+                text=f"{op}, plain float32 form's / time",
+                providers=("eager float32",),
+                limit=3,
+                **case,
+            )
+        )
     return goals
 
 
@@ -96,7 +138,7 @@ def judge(goal: Goal, rows: Sequence[Row]) -> Verdict:
     dense = [row for row in cases if row.mask_share == 1.0 or not goal.dense]
     ours = next((row for row in dense if row.provider == OURS), None)
     sign = "<=" if goal.at_most or goal.kind != "ratio" else ">="
-    unit = " ms" if goal.kind.endswith("_ms") else ""
+    unit = " ms" if goal.kind.endswith("_ms") else " MiB" if goal.kind == "extra_mib" else ""
     verdict = Verdict(goal=f"{goal.text}, {goal.dtype}", limit=f"{sign} {goal.limit:g}{unit}")
     if ours is None:
         return verdict
@@ -106,6 +148,9 @@ def judge(goal: Goal, rows: Sequence[Row]) -> Verdict:
         half = next((r for r in cases if r.provider == OURS and r.mask_share == 0.5), None)
         measured = divide(half.median_ms if half else None, ours.median_ms)
         return decide(goal, verdict, measured)
+    if goal.kind == "extra_mib":
+        peak = ours.peak_memory_mib
+        return decide(goal, verdict, None if peak is None else peak - goal.returned_mib)
     if goal.kind == "graph_ms":
         return decide(goal, verdict, ours.graph_ms)
     return decide(goal, verdict, ours.median_ms, ours.p10_ms, ours.p90_ms, ours.best_ms)

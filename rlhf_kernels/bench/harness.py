@@ -222,6 +222,7 @@ def make_empty_row(case: Case, provider: str, note: str) -> Row:
         shape="x".join(map(str, case.shape)),
         N=case.N,
         V=case.V,
+        D=case.D,
         dtype=str(case.dtype).removeprefix("torch."),
         mask_share=case.mask_share,
         bytes_model=case.bytes_read + case.bytes_written,

@@ -10,6 +10,7 @@ from torch import Tensor
 from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops import _linear, _rows
 from rlhf_kernels.ops import _linear_checks as checks
+from rlhf_kernels.ops._linear_stats import merge_chunks, name_stats
 from rlhf_kernels.ops.ppo_loss_from_logits import STATS
 
 registry.declare("linear_ppo_loss", "composite")
@@ -74,7 +75,7 @@ def _run(
     checks.check_targets(OP, kept.targets, len(weight), kept.counted(), chunks.index)
     gradients = _linear.Gradients(hidden, weight, bias, wants, chunks, head)
     parts = _run_chunks(hidden, head, reference, chunks, kept, denominators, scalars, gradients)
-    loss, values = _merge(*parts, chunks, kept.mask, denominators[0])
+    loss, values = merge_chunks(*parts, chunks, kept.mask, denominators[0])
     dtype = registry.result_dtype(hidden)
     return (loss.to(dtype), values.to(dtype), *gradients.finish())
 
@@ -124,35 +125,6 @@ def _run_chunks(
     return losses, stats
 
 
-_RATIO_MEAN, _RATIO_VAR = STATS.index("ratio_mean"), STATS.index("ratio_var")
-_MAXIMA = [STATS.index("ratio_max"), STATS.index("ratio_error")]
-
-
-def _merge(
-    losses: list[Tensor],
-    stats: list[Tensor],
-    chunks: _linear.Chunks,
-    mask: Tensor,
-    denominator: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Join the chunks' results into those of one call, in float64.
-
-    Means have one denominator and add up. The squared deviations of the ratios, each around its
-    own chunk's mean, add up with count * (chunk's mean - mean)^2 (Chan et al. 1979).
-    """
-    if len(losses) == 1:
-        return losses[0], stats[0]
-    table = torch.stack(stats).double()
-    counts = torch.stack([mask[part].sum() for part in chunks]).double()
-    means = table[:, _RATIO_MEAN] * denominator / counts.clamp(min=1.0)
-    mean = (counts * means).sum() / counts.sum().clamp(min=1.0)
-    between = (counts * (means - mean).square()).sum()
-    merged = table.sum(0)
-    merged[_RATIO_VAR] += torch.where(counts.sum() > 0, between / denominator, 0.0)
-    merged[_MAXIMA] = table[:, _MAXIMA].amax(0)
-    return torch.stack(losses).double().sum(), merged
-
-
 _operator = registry.define_composite(
     "linear_ppo_loss(Tensor hidden, Tensor weight, Tensor? bias, Tensor? ref_weight,"
     " Tensor? ref_bias, Tensor targets, Tensor old_logprobs, Tensor advantages, Tensor mask,"
@@ -192,6 +164,19 @@ class _Loss(torch.autograd.Function):
                 _linear.scale_inplace(grad, upstream)
             grads.append(grad.detach() if want else None)
         return (None, *grads, *[None] * (ctx.inputs - 4))
+
+
+def _make_denominators(
+    denominator: float | Tensor | None,
+    mask: Tensor,
+    ptx_denominator: float | Tensor | None,
+    ptx_mask: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Count the rows of both masks before the first chunk, where no number is given."""
+    total = registry.make_denominator(denominator, mask)
+    if ptx_mask is None:
+        return total, None
+    return total, registry.make_denominator(ptx_denominator, ptx_mask)
 
 
 def linear_ppo_loss(
@@ -280,12 +265,11 @@ def linear_ppo_loss(
     checks.check_rows(OP, len(hidden), **rows, ptx_mask=ptx_mask, temperature=temperature)
     per_row, common, cap = _linear.split_scale(OP, temperature, logit_scale, softcap)
     batch = _Batch(*rows.values(), ref_hidden, ptx_mask, per_row).map(_rows.detached)
-    ptx_total = None if ptx_mask is None else registry.make_denominator(ptx_denominator, ptx_mask)
     arguments = (
         *(hidden, weight, bias),
         *(_rows.detached(ref_weight), _rows.detached(ref_bias)),
         *batch,
-        *(registry.make_denominator(denominator, mask), ptx_total),
+        *_make_denominators(denominator, mask, ptx_denominator, ptx_mask),
         *(common, cliprange, entropy_coef, kl_coef, ptx_coef, kl_estimator),
         *(cap, chunk_bytes, autocast, packed),
     )
@@ -294,9 +278,5 @@ def linear_ppo_loss(
         loss, values = _Loss.apply(wants, *arguments)  # type: ignore[no-untyped-call]
     else:
         loss, values, *_ = _operator(*arguments, wants)
-    stats = dict(zip(STATS, values.unbind(), strict=True))
-    if ref_logprobs is None and ref_hidden is None:
-        del stats["kl"]
-    if ptx_mask is None:
-        del stats["ptx_loss"], stats["ptx_entropy"]
-    return loss, stats
+    has_reference = ref_logprobs is not None or ref_hidden is not None
+    return loss, name_stats(values, has_reference, ptx_mask is not None)

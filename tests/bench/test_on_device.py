@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlhf_kernels import _registry
-from rlhf_kernels.bench import inputs, providers
+from rlhf_kernels.bench import inputs, linear, providers
 from rlhf_kernels.bench.cases import Settings
 from rlhf_kernels.bench.harness import compare
 from tests import pretend_cuda as pretend_cuda_module
@@ -17,6 +17,7 @@ from tests.pretend_cuda import Pretended, pretend_cuda
 @pytest.fixture
 def pretend(monkeypatch):
     monkeypatch.setattr(inputs, "make_logits", make_flat_logits)
+    monkeypatch.setattr(linear, "PEAK", 0.0)
     monkeypatch.setattr(providers, "COMPILE_MODES", {"cuda": None})
     monkeypatch.setattr(pretend_cuda_module, "HEAVY", set())  # truths may stay on the CPU
     with pretend_cuda(monkeypatch):

@@ -1,0 +1,92 @@
+"""linear_cross_entropy, forward and backward, against torch's forms and the bare products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import rlhf_kernels as rk
+from rlhf_kernels.bench import field, linear
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, make_again
+from rlhf_kernels.bench.providers import Function, make_compiled
+from rlhf_kernels.reference.linear_cross_entropy import linear_cross_entropy as reference
+
+
+def ours(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Call the op."""
+    return rk.linear_cross_entropy(hidden, weight, targets)[0]
+
+
+def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Write the logits, then the loss in float32."""
+    return functional.cross_entropy((hidden @ weight.T).float(), targets)
+
+
+def summed(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Write the same as a sum over rows."""
+    return functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
+
+
+def in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Add up the sums of chunks."""
+    return linear.chunked(summed)(hidden, weight, targets) / len(targets)
+
+
+def make_cases(settings: Settings) -> Iterator[Case]:
+    """Yield forward and backward."""
+    shape = settings.pick_shape(linear.SHAPE, quick=linear.QUICK)
+    for dtype in settings.pick_logits_dtypes():
+        yield make_again(make_case, shape, dtype, settings.device)
+
+
+def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
+    """Build one case: hidden states and weight read once, their gradients written."""
+    given = linear.make_inputs(shape, dtype, device)
+    wide = given if dtype == torch.float32 else given.to(torch.float32)
+
+    def call(function: Function, by: linear.Inputs = given) -> Results:
+        loss = function(by.hidden, by.weight, by.targets)
+        return linear.differentiate({"loss": loss}, by)
+
+    def part(hidden: Tensor, weight: Tensor, rows: slice) -> Results:
+        loss = reference(hidden, weight, given.targets[rows], denominator=len(given.targets))
+        return {"loss": loss}
+
+    providers = [
+        Provider(name=OURS, run=lambda: call(ours)),
+        linear.make_products(given),
+        Provider(name="eager", run=lambda: call(plain)),
+    ]
+    if wide is not given:
+        providers.append(Provider(name="eager float32", run=lambda: call(plain, wide)))
+    providers += [
+        make_compiled("torch.compile", plain, call, device),
+        Provider(name="chunked torch", run=lambda: call(in_chunks)),
+        make_torch(call),
+        Provider(name="Liger", run=None, note=field.find_obstacle(field.LIGER, device)),
+        Provider(name="cut-cross-entropy", run=None, note=field.find_obstacle(field.CUT, device)),
+    ]
+    return Case(
+        op="linear_cross_entropy",
+        mode="forward+backward",
+        shape=shape,
+        dtype=dtype,
+        N=shape[0],
+        V=shape[1],
+        D=linear.HIDDEN,
+        bytes_read=linear.returned_bytes(given),
+        bytes_written=linear.returned_bytes(given),
+        truth=lambda: linear.make_truth(given, part),
+        providers=providers,
+    )
+
+
+def make_torch(call: Function) -> Provider:
+    """Return torch's own function where this torch has it."""
+    function = getattr(functional, "linear_cross_entropy", None)
+    if function is None:
+        return Provider(name="F.linear_cross_entropy", run=None, note="this torch has none")
+    return Provider(name="F.linear_cross_entropy", run=lambda: call(function))
