@@ -78,8 +78,8 @@ def tuple_of(samples, part):
 
 
 def test_draws_follow_the_distribution(column):
-    draws = 2000 if column.kind == "emulated" else 100_000
-    row = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf, 0.5, -3.0, 1.5])
+    draws = 600 if column.kind == "emulated" else 100_000
+    row = torch.tensor([2.0, 1.0, 0.0, -1.0, -torch.inf, 0.5, -1.5, 1.5])
     p = row.double().softmax(-1)
     tokens = column.run(
         rk.sample, row.expand(draws, 8), 1, torch.arange(draws), torch.zeros(draws).long()
