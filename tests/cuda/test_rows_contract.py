@@ -256,7 +256,9 @@ def test_errors_name_the_argument(column):
         "'targets' must be int64": lambda: run(rk.gather_logprobs, logits, targets.float()),
         "'mask' must be bool": lambda: run(rk.gather_logprobs, logits, targets, mask=mask.int()),
         "'logits' is float64 on a CUDA": lambda: run(rk.gather_logprobs, logits.double(), targets),
-        "'ref_logits' must have": lambda: run(rk.exact_kl, logits, logits.half()),
+        "'ref_logits' must be float32, got float16": lambda: run(
+            rk.exact_kl, logits, logits.half()
+        ),
         "'logits' is float64 on": lambda: run(rk.exact_kl, logits.double(), logits.double()),
         "'old_logprobs' must be float32, got": lambda: run(
             objective(), logits, targets, old.bfloat16(), a, mask
