@@ -120,24 +120,26 @@ namespace rlhf {
 namespace {
 
 using PolicyKernel = void (*)(const ops::PolicyTensors&, const ops::PolicyScalars&,
-                              const TensorView&, const TensorView&, const TensorView&);
+                              const TensorView&, const TensorView&, const TensorView&,
+                              const ops::OptionalView&);
 using ops::OptionalView;
 
 // The flat argument list of the operator's schema as the two structs of ops.h.
 auto flatten(PolicyKernel kernel) {
-  return [kernel](
-             const TensorView& logits, const TensorView& targets, const TensorView& old_logprobs,
-             const TensorView& advantages, const TensorView& mask, const OptionalView& ref_logprobs,
-             const OptionalView& ref_logits, const OptionalView& ptx_mask,
-             const OptionalView& temperatures, const OptionalView& denominator,
-             const OptionalView& ptx_denominator, double temperature, double cliprange,
-             double entropy_coef, double kl_coef, double ptx_coef, const std::string& kl_estimator,
-             const TensorView& loss, const TensorView& stats, const TensorView& rows) {
-    kernel({logits, targets, old_logprobs, advantages, mask, ref_logprobs, ref_logits, ptx_mask,
-            temperatures, denominator, ptx_denominator},
-           {temperature, cliprange, entropy_coef, kl_coef, ptx_coef, kl_estimator}, loss, stats,
-           rows);
-  };
+  return
+      [kernel](const TensorView& logits, const TensorView& targets, const TensorView& old_logprobs,
+               const TensorView& advantages, const TensorView& mask,
+               const OptionalView& ref_logprobs, const OptionalView& ref_logits,
+               const OptionalView& ptx_mask, const OptionalView& temperatures,
+               const OptionalView& denominator, const OptionalView& ptx_denominator,
+               double temperature, double cliprange, double entropy_coef, double kl_coef,
+               double ptx_coef, const std::string& kl_estimator, const TensorView& loss,
+               const TensorView& stats, const TensorView& rows, const OptionalView& workspace) {
+        kernel({logits, targets, old_logprobs, advantages, mask, ref_logprobs, ref_logits, ptx_mask,
+                temperatures, denominator, ptx_denominator},
+               {temperature, cliprange, entropy_coef, kl_coef, ptx_coef, kl_estimator}, loss, stats,
+               rows, workspace);
+      };
 }
 
 }  // namespace

@@ -86,9 +86,11 @@ struct PolicyScalars {
   std::string kl_estimator;
 };
 void ppo_loss_from_logits(const PolicyTensors& tensors, const PolicyScalars& scalars,
-                          const TensorView& loss, const TensorView& stats, const TensorView& rows);
+                          const TensorView& loss, const TensorView& stats, const TensorView& rows,
+                          const OptionalView& workspace);
 void ppo_loss_from_logits_(const PolicyTensors& tensors, const PolicyScalars& scalars,
-                           const TensorView& loss, const TensorView& stats, const TensorView& rows);
+                           const TensorView& loss, const TensorView& stats, const TensorView& rows,
+                           const OptionalView& workspace);
 void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView& ref_logits,
                                    const TensorView& targets, const TensorView& rows,
                                    const TensorView& upstream, const TensorView& grad_logits);

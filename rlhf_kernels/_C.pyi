@@ -130,6 +130,7 @@ def ppo_loss_from_logits(
     loss: Tensor,
     stats: Tensor,
     rows: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def ppo_loss_from_logits_(
@@ -153,6 +154,7 @@ def ppo_loss_from_logits_(
     loss: Tensor,
     stats: Tensor,
     rows: Tensor,
+    workspace: Tensor | None,
     /,
 ) -> None: ...
 def ppo_loss_from_logits_backward(

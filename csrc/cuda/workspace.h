@@ -8,21 +8,23 @@
 
 #include <cstdint>
 
+#include "math/host_device.h"
+
 namespace rlhf::cuda {
 
 constexpr int64_t kBlockItems = 1024;
 constexpr int64_t kBlockPrompts = 8;  // ranking_loss: a warp each
-constexpr int64_t kPartialDoubles = 16;
+constexpr int64_t kPartialDoubles = 24;
 constexpr int64_t kRowDoubles = 16;
 
-inline int64_t partial_blocks(int64_t items) { return (items + kBlockItems - 1) / kBlockItems; }
+RLHF_HD int64_t partial_blocks(int64_t items) { return (items + kBlockItems - 1) / kBlockItems; }
 
 inline int64_t prompt_blocks(int64_t prompts) {
   return (prompts + kBlockPrompts - 1) / kBlockPrompts;
 }
 
 // Entries before the rows of ppo_loss_from_logits.
-inline int64_t partials_size(int64_t items) {
+RLHF_HD int64_t partials_size(int64_t items) {
   return kPartialDoubles * (partial_blocks(items) + 1);
 }
 

@@ -1,7 +1,9 @@
 // exact_kl: contract and dispatch.
 #include "cpu/exact_kl.h"
 
+#include "cuda/exact_kl.h"
 #include "ops.h"
+#include "ops/device.h"
 #include "ops/row_checks.h"
 
 namespace rlhf::ops {
@@ -16,6 +18,8 @@ void exact_kl(const TensorView& logits, const TensorView& ref_logits, const Opti
   check_temperature(op, temperature, temperatures, logits, mask);
   check_row_values(op, "kl", kl, logits);
   check_saved(op, rows, logits);
+  RLHF_ON_CUDA(logits,
+               cuda::exact_kl(logits, ref_logits, mask, temperatures, temperature, kl, rows));
   cpu::exact_kl(logits, ref_logits, mask, temperatures, temperature, kl, rows);
 }
 
@@ -29,6 +33,7 @@ void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
   check_row_values(op, "kl", kl, logits);
   check_saved(op, rows, logits);
   check_gradient_out(op, "grad_logits", grad_logits, logits);
+  RLHF_ON_CUDA(logits, cuda::exact_kl_backward(grad_kl, logits, ref_logits, kl, rows, grad_logits));
   cpu::exact_kl_backward(grad_kl, logits, ref_logits, kl, rows, grad_logits);
 }
 

@@ -1,7 +1,9 @@
 // ppo_loss_from_logits: contract and dispatch.
 #include "cpu/ppo_loss_from_logits.h"
 
+#include "cuda/ppo_loss_from_logits.h"
 #include "ops.h"
+#include "ops/device.h"
 #include "ops/estimator.h"
 #include "ops/row_checks.h"
 #include "ops/token_loss.h"
@@ -21,10 +23,14 @@ math::KlEstimator parse_loss_estimator(const std::string& name) {
   return estimator;
 }
 
-double read_scalar(const char* op, const char* argument, const TensorView& value,
-                   const TensorView& logits) {
-  check_dtype(op, argument, value, {result_dtype(logits.dtype)});
-  check_shape(op, argument, value, {});
+void check_upstream(const char* op, const TensorView& value, const char* first_name,
+                    const TensorView& first) {
+  check_dtype(op, "upstream", value, {result_dtype(first.dtype)});
+  check_shape(op, "upstream", value, {});
+  check_same_device(op, "upstream", value, first_name, first);
+}
+
+double read_scalar(const TensorView& value) {
   return value.dtype == DType::kFloat64 ? *value.as<double>() : *value.as<float>();
 }
 
@@ -54,13 +60,13 @@ void check_scalars(const PolicyTensors& t, const PolicyScalars& s) {
   if (s.ptx_coef != 0 && !t.ptx_mask) fail(kOp, "ptx_coef", "is not 0, so pass 'ptx_mask'");
 }
 
-void run(const PolicyTensors& t, const PolicyScalars& s, bool inplace, const TensorView& loss,
-         const TensorView& stats, const TensorView& rows) {
-  check_tensors(t);
-  check_scalars(t, s);
+void check_outputs(const PolicyTensors& t, bool inplace, const TensorView& loss,
+                   const TensorView& stats, const TensorView& rows) {
   check_dtype(kOp, "loss", loss, {result_dtype(t.logits.dtype)});
   check_dtype(kOp, "stats", stats, {result_dtype(t.logits.dtype)});
   check_shape(kOp, "stats", stats, {cpu::kObjectiveStats});
+  check_same_device(kOp, "loss", loss, "logits", t.logits);
+  check_same_device(kOp, "stats", stats, "logits", t.logits);
   check_saved(kOp, rows, t.logits);
   if (inplace) {
     check_gradient_out(kOp, "logits", t.logits, t.logits);
@@ -68,37 +74,58 @@ void run(const PolicyTensors& t, const PolicyScalars& s, bool inplace, const Ten
       fail(kOp, "ref_logits", "must not share memory with 'logits' when inplace=True");
     }
   }
-  const cpu::PolicyObjective objective = {t.logits,
-                                          t.targets,
-                                          t.old_logprobs,
-                                          t.advantages,
-                                          t.mask,
-                                          t.ref_logprobs,
-                                          t.ref_logits,
-                                          t.ptx_mask,
-                                          t.temperatures,
-                                          read_denominator(kOp, t.denominator),
-                                          read_denominator(kOp, t.ptx_denominator),
-                                          s.temperature,
-                                          s.cliprange,
-                                          s.entropy_coef,
-                                          s.kl_coef,
-                                          s.ptx_coef,
-                                          parse_loss_estimator(s.kl_estimator)};
-  cpu::ppo_loss_from_logits(objective, inplace, loss, stats, rows);
+}
+
+// Both columns' PolicyObjective; they differ in how a denominator comes.
+template <typename Objective, typename Denominator>
+Objective objective_of(const PolicyTensors& t, const PolicyScalars& s, Denominator denominator) {
+  return {t.logits,
+          t.targets,
+          t.old_logprobs,
+          t.advantages,
+          t.mask,
+          t.ref_logprobs,
+          t.ref_logits,
+          t.ptx_mask,
+          t.temperatures,
+          denominator(t.denominator),
+          denominator(t.ptx_denominator),
+          s.temperature,
+          s.cliprange,
+          s.entropy_coef,
+          s.kl_coef,
+          s.ptx_coef,
+          parse_loss_estimator(s.kl_estimator)};
+}
+
+void run(const PolicyTensors& t, const PolicyScalars& s, bool inplace, const TensorView& loss,
+         const TensorView& stats, const TensorView& rows, const OptionalView& workspace) {
+  check_tensors(t);
+  check_scalars(t, s);
+  check_denominator(kOp, t.denominator, {"logits", t.logits});
+  check_denominator(kOp, t.ptx_denominator, {"logits", t.logits});
+  check_outputs(t, inplace, loss, stats, rows);
+  [[maybe_unused]] double* sums = check_workspace(kOp, workspace, t.logits, t.logits.shape[0]);
+  RLHF_ON_CUDA(t.logits, cuda::ppo_loss_from_logits(
+                             objective_of<cuda::PolicyObjective>(t, s, denominator_pointer),
+                             inplace, loss, stats, rows, sums));
+  const auto read = [](const OptionalView& value) { return read_denominator(kOp, value); };
+  cpu::ppo_loss_from_logits(objective_of<cpu::PolicyObjective>(t, s, read), inplace, loss, stats,
+                            rows);
 }
 
 }  // namespace
 
 void ppo_loss_from_logits(const PolicyTensors& tensors, const PolicyScalars& scalars,
-                          const TensorView& loss, const TensorView& stats, const TensorView& rows) {
-  run(tensors, scalars, false, loss, stats, rows);
+                          const TensorView& loss, const TensorView& stats, const TensorView& rows,
+                          const OptionalView& workspace) {
+  run(tensors, scalars, false, loss, stats, rows, workspace);
 }
 
 void ppo_loss_from_logits_(const PolicyTensors& tensors, const PolicyScalars& scalars,
-                           const TensorView& loss, const TensorView& stats,
-                           const TensorView& rows) {
-  run(tensors, scalars, true, loss, stats, rows);
+                           const TensorView& loss, const TensorView& stats, const TensorView& rows,
+                           const OptionalView& workspace) {
+  run(tensors, scalars, true, loss, stats, rows, workspace);
 }
 
 void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView& ref_logits,
@@ -110,8 +137,11 @@ void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView&
   check_saved(op, rows, logits);
   check_saved_targets(op, targets, rows, logits);
   check_gradient_out(op, "grad_logits", grad_logits, logits);
-  cpu::ppo_loss_from_logits_backward(logits, ref_logits, targets, rows,
-                                     read_scalar(op, "upstream", upstream, logits), grad_logits);
+  check_upstream(op, upstream, "logits", logits);
+  RLHF_ON_CUDA(logits, cuda::ppo_loss_from_logits_backward(logits, ref_logits, targets, rows,
+                                                           upstream, grad_logits));
+  cpu::ppo_loss_from_logits_backward(logits, ref_logits, targets, rows, read_scalar(upstream),
+                                     grad_logits);
 }
 
 void ppo_loss_from_logits_scale_(const TensorView& grad, const TensorView& rows,
@@ -120,7 +150,9 @@ void ppo_loss_from_logits_scale_(const TensorView& grad, const TensorView& rows,
   check_logits(op, "grad", grad);
   check_gradient_out(op, "grad", grad, grad);
   check_saved(op, rows, grad);
-  cpu::ppo_loss_from_logits_scale(grad, rows, read_scalar(op, "upstream", upstream, grad));
+  check_upstream(op, upstream, "grad", grad);
+  RLHF_ON_CUDA(grad, cuda::ppo_loss_from_logits_scale(grad, rows, upstream));
+  cpu::ppo_loss_from_logits_scale(grad, rows, read_scalar(upstream));
 }
 
 }  // namespace rlhf::ops

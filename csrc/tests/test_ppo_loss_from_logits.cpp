@@ -53,7 +53,7 @@ void check_size(int64_t vocab) {
   std::vector<float> loss(1), stats(rlhf::cpu::kObjectiveStats), one(1, 1.0f);
   const TensorView loss_view = view_of(loss.data(), {});
   rlhf::ops::ppo_loss_from_logits(batch.tensors(), scalars, loss_view, view_of(stats),
-                                  batch.saved());
+                                  batch.saved(), std::nullopt);
   // ratio 1, KL 0: -A - 0.1 H + 2 log V with H = log V.
   CHECK_NEAR(loss[0], -1.0 + 1.9 * std::log(static_cast<double>(vocab)), 1e-5);
   rlhf::ops::ppo_loss_from_logits_backward(
@@ -65,7 +65,7 @@ void check_size(int64_t vocab) {
   for (int64_t i = 2 * vocab; i < 3 * vocab; ++i) CHECK(batch.grad[i] == 0.0f);
 
   rlhf::ops::ppo_loss_from_logits_(batch.tensors(), scalars, loss_view, view_of(stats),
-                                   batch.saved());
+                                   batch.saved(), std::nullopt);
   CHECK(batch.logits == batch.grad);
   one[0] = 3.0f;
   rlhf::ops::ppo_loss_from_logits_scale_(batch.matrix(batch.logits), batch.saved(),
@@ -78,7 +78,7 @@ void check_refusals() {
   std::vector<float> loss(1), stats(rlhf::cpu::kObjectiveStats);
   const auto call = [&](const rlhf::ops::PolicyScalars& scalars) {
     rlhf::ops::ppo_loss_from_logits(batch.tensors(), scalars, view_of(loss.data(), {}),
-                                    view_of(stats), batch.saved());
+                                    view_of(stats), batch.saved(), std::nullopt);
   };
   CHECK_REFUSED(call({1.0, 0.2, 0.0, 0.1, 0.0, "k1"}), "k1's expected gradient is zero");
   CHECK_REFUSED(call({1.0, -0.2, 0.0, 0.0, 0.0, "k3"}), "'cliprange'");

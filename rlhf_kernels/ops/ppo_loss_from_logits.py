@@ -10,7 +10,7 @@ from torch import Tensor
 from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops import _rows
 
-registry.declare("ppo_loss_from_logits", "native-cpu")
+registry.declare("ppo_loss_from_logits", "native")
 
 #: In the order of the native kernel's statistics.
 STATS = (
@@ -46,6 +46,10 @@ def _outputs(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def _rows_of(logits: Tensor, *_: Any) -> int:
+    return logits.shape[0]
+
+
 def _backward_outputs(logits: Tensor, *_: Any) -> Tensor:
     return _rows.new_gradient(logits)
 
@@ -54,8 +58,10 @@ def _no_outputs(*_: Any) -> None:
     return None
 
 
-_forward = registry.define_op(f"ppo_loss_from_logits(Tensor{_ARGUMENTS}", _outputs)
-_forward_inplace = registry.define_op(f"ppo_loss_from_logits_(Tensor(a!){_ARGUMENTS}", _outputs)
+_forward = registry.define_op(f"ppo_loss_from_logits(Tensor{_ARGUMENTS}", _outputs, _rows_of)
+_forward_inplace = registry.define_op(
+    f"ppo_loss_from_logits_(Tensor(a!){_ARGUMENTS}", _outputs, _rows_of
+)
 _backward = registry.define_op(
     "ppo_loss_from_logits_backward(Tensor logits, Tensor? ref_logits, Tensor targets, Tensor rows,"
     " Tensor upstream) -> Tensor",
