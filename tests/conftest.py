@@ -28,12 +28,13 @@ def root() -> Path:
 
 @pytest.fixture(autouse=True)
 def fixed_threads():
-    """Give torch back its thread count after a test that changed it."""
+    """Give torch back its threads and its matrix products after a test that changed them."""
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     yield
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

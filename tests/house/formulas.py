@@ -54,15 +54,17 @@ EXCEPTIONS = {
 
 #: What each part of the recipe must call; any one name of a row will do.
 USED: dict[str, tuple[set[str], ...]] = {
-    "toolkit/models": ({"gather_logprobs"},),
+    "toolkit/models": (
+        {"linear_logprobs"},
+        {"linear_ppo_loss"},
+        {"linear_cross_entropy"},
+    ),
     "toolkit/stages": (
         {"shaped_rewards"},
         {"gae"},
-        {"ppo_loss_from_logits", "ppo_loss", "linear_ppo_loss"},
         {"value_loss"},
         {"ranking_loss"},
         {"token_kl", "exact_kl"},
-        {"cross_entropy", "linear_cross_entropy"},
     ),
 }
 

@@ -15,20 +15,20 @@ READS = {
     "evaluate": ("data", "pretrain", "sft", "reward", "ppo"),
 }
 USED = [
-    ("pretrain", "cross_entropy"),
-    ("pretrain", "gather_logprobs"),
-    ("sft", "cross_entropy"),
-    ("sft", "gather_logprobs"),
+    ("pretrain", "linear_cross_entropy"),
+    ("pretrain", "linear_logprobs"),
+    ("sft", "linear_cross_entropy"),
+    ("sft", "linear_logprobs"),
     ("reward", "ranking_loss"),
-    ("ppo", "gather_logprobs"),
+    ("ppo", "linear_logprobs"),
     ("ppo", "shaped_rewards"),
     ("ppo", "gae"),
     ("ppo", "token_kl"),
-    ("ppo", "ppo_loss_from_logits"),
+    ("ppo", "linear_ppo_loss"),
     ("ppo", "value_loss"),
-    ("ppo", "cross_entropy"),
+    ("ppo", "linear_cross_entropy"),
     ("ppo", "explained_variance"),
-    ("evaluate", "gather_logprobs"),
+    ("evaluate", "linear_logprobs"),
     ("evaluate", "token_kl"),
 ]
 

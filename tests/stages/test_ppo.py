@@ -72,14 +72,14 @@ def test_ppo_samples_the_same_answers_whatever_the_history(stages, tmp_path):
 def test_nan_stops_the_stage_saves_the_batch_and_keeps_the_checkpoint(
     stages, tmp_path, monkeypatch
 ):
-    work, real, calls = tmp_path / "work", rk.ppo_loss_from_logits, []
+    work, real, calls = tmp_path / "work", rk.linear_ppo_loss, []
 
     def poisoned(*args, **kwargs):
         calls.append(1)
         loss, stats = real(*args, **kwargs)
         return (loss * float("nan") if len(calls) == 9 else loss), stats
 
-    monkeypatch.setattr(rk, "ppo_loss_from_logits", poisoned)
+    monkeypatch.setattr(rk, "linear_ppo_loss", poisoned)
     with pytest.raises(StageFailed, match=r"policy loss is nan at step 3.*failed_batch\.pt"):
         execute(context(stages, "ppo", work, "checkpoint.every=1 steps"))
     saved = torch.load(work / "failed_batch.pt", weights_only=True)
@@ -98,13 +98,13 @@ def test_a_kl_above_the_limit_stops_ppo_by_name(stages, tmp_path):
 def test_an_unreproducible_log_prob_is_refused_on_the_first_minibatch(
     stages, tmp_path, monkeypatch
 ):
-    real = rk.gather_logprobs
+    real = rk.linear_logprobs
 
     def shifted(*args, **kwargs):
         out = real(*args, **kwargs)
         return out._replace(logprobs=out.logprobs + 0.01 * torch.rand_like(out.logprobs))
 
-    monkeypatch.setattr(rk, "gather_logprobs", shifted)
+    monkeypatch.setattr(rk, "linear_logprobs", shifted)
     with pytest.raises(StageFailed, match="on the first minibatch max_ratio_error"):
         execute(context(stages, "ppo", tmp_path / "w"))
 

@@ -4,26 +4,26 @@ Dims: B sequences, T response tokens, N response tokens that count in a micro-ba
 [B, T]), V softmax width, D hidden.
 Sequences are right-padded and models causal, so real tokens never attend to padding and no
 attention mask is needed.
-The log-softmax, losses and KL are `rlhf_kernels`'; this file only brings logits [N, V] and values
-[B, T] into being.
+The log-softmax, losses and KL are `rlhf_kernels`'; this file and output.py only bring their
+arguments into being.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import rlhf_kernels as rk
 from toolkit.data.batches import Batch
 from toolkit.models.compute import precision
 from toolkit.models.load import set_residual_dropout
+from toolkit.models.output import find_output
 from toolkit.spec.schema import Hardware
 from toolkit.training.device import move
-
-_HEAD_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Policy:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Find out whether the head is a plain matrix product of the trunk's output."""
-        self.plain_head = _head_is_plain(self.model)
+        """Find the head."""
+        self.output = find_output(self.model, self.vocab, fused=self.hardware.fused_head)
         _allow_checkpointing(self.model, self.hardware)
 
     @property
@@ -52,25 +52,41 @@ class Policy:
         """Where the model is, and all it returns."""
         return torch.device(self.model.device)
 
-    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits [N, V] of the response tokens that count, and those tokens [N].
+    def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what the head takes for the tokens that count [N, ...], and those tokens [N].
 
         The rest is dropped before the head.
         """
         _set_mode(self.model, self.hardware)
         ids, places = move(batch.inputs, self.device), move(batch.places, self.device)
-        with precision(self.hardware, self.device, pairs=ids.shape[1] ** 2):
-            if self.plain_head:
-                trunk = self.model.base_model(ids, use_cache=False)[0]
-                head = self.model.get_output_embeddings()
-                bias = None if head.bias is None else head.bias[: self.vocab]
-                logits = torch.nn.functional.linear(
-                    trunk.flatten(0, 1)[places], head.weight[: self.vocab], bias
-                )
-            else:
-                logits = self.model(ids, use_cache=False).logits.flatten(0, 1)[places]
-                logits = logits[:, : self.vocab]
-        return logits, move(batch.targets, self.device)
+        rows = self.output.read(self.model, ids, places)
+        return rows, move(batch.targets, self.device)
+
+    def _computing(self, batch: Batch) -> AbstractContextManager[None]:
+        return precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2)
+
+    def text_loss(self, batch: Batch, denominator: int) -> Tensor:
+        """Return the summed cross-entropy of the response over `denominator`, differentiable."""
+        with self._computing(batch):
+            return self.output.text_loss(*self._rows(batch), denominator)
+
+    def policy_loss(
+        self, batch: Batch, old_logprobs: Tensor, advantages: Tensor, **terms: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the policy objective of the tokens that count, and its statistics.
+
+        Args:
+            batch: a micro-batch with N tokens that count.
+            old_logprobs: [N], when they were sampled.
+            advantages: [N].
+            terms: as in `rlhf_kernels.ppo_loss_from_logits`.
+        """
+        with self._computing(batch):
+            rows, targets = self._rows(batch)
+            every = torch.ones_like(targets, dtype=torch.bool)
+            tokens = (old_logprobs, advantages, every)
+            terms = {"temperature": self.temperature, **terms}
+            return self.output.policy_loss(rows, targets, tokens, terms)
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -78,8 +94,8 @@ class Policy:
         logprobs = torch.zeros(batch.mask.numel(), device=self.device)
         entropy = torch.zeros(batch.mask.numel(), device=self.device)
         for span, micro in batch.micro(self.hardware.micro_batch):
-            logits, targets = self.logits(micro)
-            out = rk.gather_logprobs(logits, targets, temperature=self.temperature)
+            with self._computing(micro):
+                out = self.output.logprobs(*self._rows(micro), self.temperature)
             slots = move(batch.slots(span), self.device)
             logprobs[slots] = out.logprobs
             entropy[slots] = out.entropy
@@ -158,24 +174,3 @@ def _set_mode(model: PreTrainedModel, hardware: Hardware) -> None:
     """Training mode where gradients are wanted and activations recomputed; else as it is."""
     if hardware.gradient_checkpointing:
         model.train(torch.is_grad_enabled())
-
-
-@torch.no_grad()
-def _head_is_plain(model: PreTrainedModel) -> bool:
-    """Whether trunk @ head.weight is what the model returns: soft-capped or scaled heads differ.
-
-    The names catch a soft cap, which is invisible on the small logits of an untrained model; the
-    comparison catches whatever has no known name.
-    """
-    if any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _HEAD_SETTINGS):
-        return False
-    was_training = model.training
-    model.eval()
-    ids = torch.arange(4, device=model.device).unsqueeze(0) % model.config.vocab_size
-    head = model.get_output_embeddings()
-    plain = False
-    if isinstance(head, torch.nn.Linear):
-        ours = head(model.base_model(ids, use_cache=False)[0])
-        plain = torch.allclose(ours, model(ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)
-    model.train(was_training)
-    return plain

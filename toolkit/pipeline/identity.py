@@ -84,6 +84,7 @@ def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:
         "precision": hardware.precision,
         "threads": machine.threads,
         "micro_batch": hardware.micro_batch,
+        "fused_head": hardware.fused_head,
         "gradient_checkpointing": hardware.gradient_checkpointing,
         "deterministic": hardware.deterministic,
         "kernels": machine.isa,

@@ -45,6 +45,11 @@ class Hardware:
     micro_batch: int | None = key(
         None, "sequences per forward; null: a whole minibatch at once", low=1
     )
+    fused_head: bool = key(
+        True,
+        "losses straight from hidden states and the head's weight: logits of a whole batch never "
+        "exist; false: the model's own logits, for comparison or for a head that is no matrix",
+    )
     gradient_checkpointing: bool = key(False, "recompute activations in backward to save memory")
     deterministic: bool = key(
         True, "same spec, data and machine give the same bits, also after a crash"

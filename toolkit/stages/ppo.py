@@ -180,21 +180,16 @@ class PPO:
         stats: dict[str, torch.Tensor] = {}
         for span, micro in parts:
             mine = move(experience.batch.slots(rows[span]), self.models.policy.device)
-            logits, targets = self.models.policy.logits(micro)
-            loss, stats = rk.ppo_loss_from_logits(
-                logits,
-                targets,
+            loss, stats = self.models.policy.policy_loss(
+                micro,
                 experience.logprobs.flatten()[mine],
                 experience.advantages.flatten()[mine],
-                torch.ones_like(targets, dtype=torch.bool),
                 cliprange=config.cliprange,
-                temperature=config.temperature,
                 entropy_coef=config.entropy_coef,
                 kl_coef=config.kl.coef if in_loss else 0.0,
                 kl_estimator=config.kl.estimator if in_loss else "k3",
                 ref_logprobs=experience.ref_logprobs.flatten()[mine] if in_loss else None,
                 denominator=batch.tokens,
-                inplace=True,
             )
             loss.backward()
             seen.append([loss.detach(), *stats.values()])

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedModel
 
-import rlhf_kernels as rk
 from toolkit.data.batches import Batch
 from toolkit.data.tokenize import Text, load_text
 from toolkit.models.heads import Policy
@@ -112,8 +111,7 @@ def backward_cross_entropy(
     tokens = batch.tokens if denominator is None else denominator
     losses: list[torch.Tensor] = []
     for _, micro in batch.micro(policy.hardware.micro_batch):
-        logits, targets = policy.logits(micro)
-        loss, _ = rk.cross_entropy(logits, targets, denominator=tokens, inplace=True)
+        loss = policy.text_loss(micro, tokens)
         (loss * weight).backward()
         losses.append(loss.detach())
     total = 0.0

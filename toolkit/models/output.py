@@ -1,0 +1,162 @@
+"""The end of a language model: from its last hidden states to log-probs and losses.
+
+Two ways, chosen by `hardware.fused_head`. `LinearHead` hands hidden states and the head's weight
+to rlhf_kernels, and logits [N, V] never exist; `OwnLogits` takes the model's own logits, for
+comparison and for heads that are more than a matrix. Both have the same methods.
+
+Dims: N response tokens that count, V softmax width, D hidden, L positions, B sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import rlhf_kernels as rk
+from toolkit.spec.errors import StageFailed
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+Tokens = tuple[Tensor, Tensor, Tensor]
+
+#: Configuration names of a factor of the logits, and whether logits are multiplied by it.
+_SCALES = {"logit_scale": True, "lm_head_multiplier": True, "logits_scaling": False}
+_SOFTCAP = "final_logit_softcapping"
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A head that is a matrix product, perhaps scaled and soft-capped.
+
+    Args:
+        linear: the model's output embedding.
+        vocab: V; rows of the weight from V on are outside the softmax.
+        scale: factor of the logits.
+        softcap: bound of the logits, or None.
+    """
+
+    linear: torch.nn.Linear
+    vocab: int
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def read(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
+        """Return the hidden states [N, D] at `places` of the flattened [B, L]."""
+        trunk: Tensor = model.base_model(ids, use_cache=False)[0]
+        return trunk.flatten(0, 1)[places]
+
+    @property
+    def _weights(self) -> tuple[Tensor, dict[str, Any]]:
+        weight: Tensor = self.linear.weight
+        bias: Tensor | None = self.linear.bias
+        if len(weight) != self.vocab:
+            weight, bias = weight[: self.vocab], None if bias is None else bias[: self.vocab]
+        return weight, {"bias": bias, "logit_scale": self.scale, "softcap": self.softcap}
+
+    def logprobs(self, rows: Tensor, targets: Tensor, temperature: float) -> rk.LogProbs:
+        """Return log-prob, entropy and logsumexp of each row."""
+        weight, options = self._weights
+        return rk.linear_logprobs(rows, weight, targets, temperature=temperature, **options)
+
+    def text_loss(self, rows: Tensor, targets: Tensor, denominator: int) -> Tensor:
+        """Return the rows' summed cross-entropy over `denominator`."""
+        weight, options = self._weights
+        loss, _ = rk.linear_cross_entropy(rows, weight, targets, denominator=denominator, **options)
+        return loss
+
+    def policy_loss(
+        self,
+        rows: Tensor,
+        targets: Tensor,
+        tokens: tuple[Tensor, Tensor, Tensor],
+        terms: dict[str, Any],
+    ) -> Loss:
+        """Return the policy objective of (old_logprobs, advantages, mask), every row counting."""
+        weight, options = self._weights
+        everything: dict[str, Any] = options | terms
+        return rk.linear_ppo_loss(rows, weight, targets, *tokens, packed=True, **everything)
+
+
+@dataclass(frozen=True)
+class OwnLogits:
+    """The logits as the model itself computes them; `vocab`: V."""
+
+    vocab: int
+
+    def read(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
+        """Return the logits [N, V] at `places` of the flattened [B, L]."""
+        logits: Tensor = model(ids, use_cache=False).logits
+        return logits.flatten(0, 1)[places][:, : self.vocab]
+
+    def logprobs(self, rows: Tensor, targets: Tensor, temperature: float) -> rk.LogProbs:
+        """Return log-prob, entropy and logsumexp of each row."""
+        return rk.gather_logprobs(rows, targets, temperature=temperature)
+
+    def text_loss(self, rows: Tensor, targets: Tensor, denominator: int) -> Tensor:
+        """Return the rows' summed cross-entropy over `denominator`."""
+        loss, _ = rk.cross_entropy(rows, targets, denominator=denominator, inplace=True)
+        return loss
+
+    def policy_loss(
+        self,
+        rows: Tensor,
+        targets: Tensor,
+        tokens: tuple[Tensor, Tensor, Tensor],
+        terms: dict[str, Any],
+    ) -> Loss:
+        """Return the policy objective of (old_logprobs, advantages, mask), every row counting."""
+        return rk.ppo_loss_from_logits(rows, targets, *tokens, inplace=True, **terms)
+
+
+def find_output(model: PreTrainedModel, vocab: int, *, fused: bool) -> LinearHead | OwnLogits:
+    """Return the model's head as the spec wants it.
+
+    Raises:
+        StageFailed: `fused`, but the model's logits are not what its output embedding gives.
+    """
+    if not fused:
+        return OwnLogits(vocab)
+    linear = model.get_output_embeddings()
+    if isinstance(linear, torch.nn.Linear):
+        head = LinearHead(linear, vocab, _scale(model), _setting(model, _SOFTCAP))
+        if _gives_the_models_logits(head, model):
+            return head
+    names = ", ".join([*_SCALES, _SOFTCAP])
+    raise StageFailed(
+        f"no linear head found in {type(model).__name__}: looked for a torch.nn.Linear from "
+        f"get_output_embeddings() whose product with base_model's output, with {names} of the "
+        "configuration applied, equals the model's logits; set hardware.fused_head: false to use "
+        "the model's own logits"
+    )
+
+
+def _setting(model: PreTrainedModel, name: str) -> float | None:
+    config = model.config.get_text_config()
+    value = getattr(config, name, None)
+    return None if value is None else float(value)
+
+
+def _scale(model: PreTrainedModel) -> float:
+    scale = 1.0
+    for name, multiplies in _SCALES.items():
+        value = _setting(model, name)
+        if value is not None:
+            scale *= value if multiplies else 1.0 / value
+    return scale
+
+
+@torch.no_grad()
+def _gives_the_models_logits(head: LinearHead, model: PreTrainedModel) -> bool:
+    """Compare on a few tokens; it finds whatever factor or layer has no known name."""
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(4, device=model.device).unsqueeze(0) % model.config.vocab_size
+    ours = head.linear(model.base_model(ids, use_cache=False)[0]) * head.scale
+    if head.softcap is not None:
+        ours = head.softcap * torch.tanh(ours / head.softcap)
+    theirs = model(ids, use_cache=False).logits
+    model.train(was_training)
+    return torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
