@@ -120,7 +120,6 @@ def test_steps(out: Path) -> list[Step]:
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
         if "pytest.mark.cuda" in path.read_text(encoding="utf-8")
-        and path.name != "test_gpu_check.py"
     ]
     missing = [name for name in TOOLKIT if is_missing(name)]
     reason = f"this Python lacks {', '.join(missing)}" if missing else ""

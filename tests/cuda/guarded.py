@@ -1,9 +1,9 @@
 """Every CUDA kernel on small inputs that end where their allocations end, for compute-sanitizer.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python tests/cuda/guarded.py
+    compute-sanitizer --tool memcheck --kernel-name kns=rlhf python tests/cuda/guarded.py
 
-Without torch's caching each tensor is an allocation of its own, so that memcheck knows its true
-end; inputs start 0 to 3 elements into theirs, so that rows have every alignment. `--quick` runs
+torch's caching is off, so each tensor is an allocation of its own and memcheck knows its true end;
+inputs start 0 to 3 elements into theirs, so that rows have every alignment. `--quick` runs
 one size of each kernel (racecheck is slow), `--emulated` only shows that the script itself works.
 `--fault` runs one kernel on a tensor that claims 64 elements beyond its end: the tool must object,
 else it does not watch these kernels.
@@ -12,6 +12,7 @@ else it does not watch these kernels.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ class Claim:
         }
 
 
+def stop_caching() -> None:
+    """Let every tensor be an allocation of its own; must run before the first one."""
+    os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    kept = torch.zeros(1, device="cuda")
+    if torch.cuda.memory_reserved():
+        sys.exit(
+            f"torch {torch.__version__} caches memory on {kept.device} in spite of"
+            " PYTORCH_NO_CUDA_MEMORY_CACHING=1, so memcheck would not see where tensors end"
+        )
+
+
 def read_past_the_end() -> None:
     """Let one kernel read 64 elements that belong to no allocation."""
     import rlhf_kernels as rk
@@ -121,6 +133,8 @@ def main() -> int:
         from tests.cuda.conftest import load_emulated
 
         load_emulated()
+    else:
+        stop_caching()
     if arguments.fault:
         read_past_the_end()
         return 0
