@@ -76,7 +76,7 @@ def _onednn(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
 def _use_onednn(tensor: Tensor) -> bool:
     """Say whether a product with this left side goes to oneDNN by name."""
     fits = tensor.dtype == torch.float32 and tensor.device.type == "cpu" and tensor.numel() > 0
-    return fits and torch.backends.mkldnn.enabled and _mkl_keeps_to_avx2()
+    return fits and bool(torch.backends.mkldnn.enabled) and _mkl_keeps_to_avx2()
 
 
 @functools.cache

@@ -35,7 +35,8 @@ class _Batch(NamedTuple):
 
     def map(self, function: Any) -> _Batch:
         """Return the batch with a function applied to each tensor there is."""
-        return _Batch(*(None if x is None else function(x) for x in self))
+        results: list[Any] = [None if x is None else function(x) for x in self]
+        return _Batch(*results)
 
     def counted(self) -> Tensor:
         """Return bool [N]: which rows count at all."""
@@ -255,7 +256,7 @@ def linear_ppo_loss(
     checks.check_reference(OP, hidden, weight, ref_hidden, ref_weight)
     if ref_hidden is not None and ref_weight is not None:
         checks.check_head(OP, ref_hidden, ref_weight, ref_bias, autocast, "ref_")
-    rows = {
+    rows: dict[str, Any] = {
         "targets": targets,
         "old_logprobs": old_logprobs,
         "advantages": advantages,
@@ -264,7 +265,9 @@ def linear_ppo_loss(
     }
     checks.check_rows(OP, len(hidden), **rows, ptx_mask=ptx_mask, temperature=temperature)
     per_row, common, cap = _linear.split_scale(OP, temperature, logit_scale, softcap)
-    batch = _Batch(*rows.values(), ref_hidden, ptx_mask, per_row).map(_rows.detached)
+    batch = _Batch(**rows, ref_hidden=ref_hidden, ptx_mask=ptx_mask, temperatures=per_row).map(
+        _rows.detached
+    )
     arguments = (
         *(hidden, weight, bias),
         *(_rows.detached(ref_weight), _rows.detached(ref_bias)),

@@ -182,3 +182,34 @@ def test_errors_name_the_argument_and_the_fix():
         with pytest.raises(ValueError, match=match):
             broken()
     assert rk.linear_cross_entropy(hidden, weight, targets, chunk_bytes=512)[0] > 0
+
+
+def test_any_layout_of_hidden_states_and_weight():
+    hidden, weight, _, targets, _ = make_inputs()
+    wide = torch.randn(len(hidden), 2 * hidden.shape[1])[:, ::2]
+    for given in ((wide, weight), (hidden, weight.T.contiguous().T)):
+        copies = [x.detach().requires_grad_() for x in given]
+        loss = rk.linear_cross_entropy(*copies, targets, chunk_bytes=chunk_bytes(7))[0]
+        grads = gradients(loss, *copies)
+        twins = leaves(*given)
+        truth = functional.cross_entropy(twins[0] @ twins[1].T, targets)
+        assert_near_truth(loss, truth)
+        for grad, twin in zip(grads, gradients(truth, *twins), strict=True):
+            assert (grad - twin).abs().max() < 1e-6 * twin.abs().max()
+
+
+def test_under_autocast_a_float32_weight_gets_its_float32_sum_also_compiled():
+    hidden, weight, _, targets, mask = make_inputs()
+
+    def loss(h, w):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return rk.linear_cross_entropy(h, w, targets, mask=mask, chunk_bytes=chunk_bytes(8))[0]
+
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        copies = leaves(hidden, weight)
+        results.append(gradients(function(*copies), *copies))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    grad = results[0][1]
+    assert grad.dtype == torch.float32
+    assert not torch.equal(grad, grad.bfloat16().float())
