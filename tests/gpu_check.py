@@ -95,7 +95,7 @@ def build_steps(arches: str) -> list[Step]:
     resources = (python, "-m", "rlhf_kernels.bench.resources", str(BUILD))
     return [
         Step("build", "configure", configure, 20),
-        Step("build", "compile", (str(cmake), "--build", str(BUILD), "--target", "_C"), 100),
+        Step("build", "compile", (str(cmake), "--build", str(BUILD), "--target", "_C"), 80),
         Step("build", "install", (python, "-m", "tests.gpu_check", "--install"), 5),
         Step("build", "resources", resources, 10, expect=r"\d+ kernels, .*"),
     ]
@@ -152,10 +152,10 @@ def sanitize_steps() -> list[Step]:
 def bench_steps(out: Path, long: bool) -> list[Step]:
     """Return the steps of the group `bench`."""
     bench = (sys.executable, "-m", "rlhf_kernels.bench", "--device", "cuda", "--append")
-    budget = ("--dtype", "float32", "bfloat16", "float16") if long else ("--budget", "35")
+    budget = ("--dtype", "float32", "bfloat16", "float16") if long else ("--budget", "45")
     table = (sys.executable, "-m", "rlhf_kernels.bench.table", *RESULTS[:1], "--write", RESULTS[1])
     return [
-        Step("bench", "benchmark", (*bench, *budget, "--json", str(out / "bench.json")), 75),
+        Step("bench", "benchmark", (*bench, *budget, "--json", str(out / "bench.json")), 95),
         Step("bench", "table", table, 10),
     ]
 
