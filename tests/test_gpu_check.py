@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests import gpu_check, gpu_machine
-from tests.gpu_check import Step
+from tests import gpu_check, gpu_machine, gpu_steps
+from tests.gpu_steps import Step
 
 GPU = {"torch": "2.13.0", "cuda": "13.0", "device": "a GPU", "capability": [9, 0]}
 
@@ -68,28 +68,39 @@ def test_what_cannot_run_is_a_row_with_its_reason(tmp_path):
     skipped, failed = run(
         tmp_path,
         Step("sanitize", "memcheck", reason="no tool"),
-        Step("build", "build", reason="no nvcc"),
+        Step("build", "build", needed=True, reason="no nvcc"),
     )
     assert (skipped.result, skipped.passed) == ("skipped: no tool", True)
     assert (failed.result, failed.passed) == ("skipped: no nvcc", False)
 
 
+def test_nothing_runs_with_an_older_module_when_the_build_failed(tmp_path):
+    first, second = run(
+        tmp_path,
+        Step("build", "compile", python("raise SystemExit(1)"), 20, needed=True),
+        Step("test", "tests", python(""), 20),
+    )
+    assert not first.passed
+    assert (second.result, second.passed) == ("not run, since compile failed", False)
+
+
 def test_all_limits_together_are_eight_minutes(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_check, "find_cuda_tool", lambda name: name)
-    monkeypatch.setattr(gpu_check, "find_tool", lambda name: name)
-    monkeypatch.setattr(gpu_check, "is_missing", lambda name: False)
-    steps = gpu_check.make_steps(gpu_check.GROUPS, tmp_path, "90a-real", False)
-    assert {step.group for step in steps} == set(gpu_check.GROUPS)
+    monkeypatch.setattr(gpu_steps, "find_cuda_tool", lambda name: name)
+    monkeypatch.setattr(gpu_steps, "find_tool", lambda name: name)
+    monkeypatch.setattr(gpu_steps, "is_missing", lambda name: False)
+    monkeypatch.setattr(gpu_steps.os, "cpu_count", lambda: 16)
+    steps = gpu_steps.make_steps(gpu_steps.GROUPS, tmp_path, "90a-real", False)
+    assert {step.group for step in steps} == set(gpu_steps.GROUPS)
     assert all(step.command for step in steps)
     assert sum(step.limit for step in steps) <= 480
-    only = gpu_check.make_steps(["sanitize"], tmp_path, "", False)
+    only = gpu_steps.make_steps(["sanitize"], tmp_path, "", False)
     assert [step.name for step in only][1:] == ["memcheck", "racecheck"]
 
 
 def test_missing_tools_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_check, "find_cuda_tool", lambda name: None)
-    monkeypatch.setattr(gpu_check, "is_missing", lambda name: name in ("omegaconf", "rich"))
-    steps = {step.name: step for step in gpu_check.make_steps(gpu_check.GROUPS, tmp_path, "", True)}
+    monkeypatch.setattr(gpu_steps, "find_cuda_tool", lambda name: None)
+    monkeypatch.setattr(gpu_steps, "is_missing", lambda name: name in ("omegaconf", "rich"))
+    steps = {step.name: step for step in gpu_steps.make_steps(gpu_steps.GROUPS, tmp_path, "", True)}
     assert steps["build"].reason.startswith("nvcc is neither")
     assert steps["memcheck, racecheck"].reason.startswith("compute-sanitizer is neither")
     assert steps["toolkit"].reason == "this Python lacks omegaconf, rich"
@@ -116,8 +127,8 @@ def test_a_machine_that_cannot_is_told_in_one_sentence(found, groups, words):
     [([9, 0], "90a-real"), ([8, 6], "80-real"), ([12, 0], "90-virtual")],
 )
 def test_the_build_is_for_the_device(capability, arches):
-    assert gpu_check.choose_arches({"capability": capability}) == arches
-    assert "80-real" in gpu_check.choose_arches({})
+    assert gpu_steps.choose_arches({"capability": capability}) == arches
+    assert "80-real" in gpu_steps.choose_arches({})
 
 
 def test_without_a_gpu_the_command_ends_at_once(root, tmp_path):
