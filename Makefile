@@ -2,6 +2,7 @@
 # Needs Python >= 3.10 with venv, git and a C++17 compiler; everything else goes into .venv.
 PYTHON ?= python3
 VENV := .venv
+TRL := build/trl-venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
@@ -9,7 +10,7 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 SPEC ?= specs/quickstart.yaml
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: build demo test ctest pytest emulated gpu-check check lint format bench asan specs clean
+.PHONY: build demo test ctest pytest emulated gpu-check check lint format bench bench-trl asan specs clean
 build: $(VENV)/.built
 
 $(VENV)/.venv:
@@ -50,6 +51,14 @@ format: build
 	clang-format -i $(CPP)
 bench: build
 	python -m rlhf_kernels.bench $(ARGS)
+# torch first: what TRL asks for would otherwise choose its own.
+$(TRL)/.built: specs/compare/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install -q -c constraints.txt torch
+	$(TRL)/bin/python -m pip install -q -c constraints.txt -r specs/compare/requirements.txt
+	touch $@
+bench-trl: build $(TRL)/.built
+	python -m specs.compare --trl $(TRL)/bin/python $(ARGS)
 asan: build
 	cmake --preset asan && cmake --build --preset asan && ctest --preset asan
 specs: build

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CODE = {".py", ".pyi", ".h", ".cpp", ".cu", ".cuh"}
-FOLDERS = ("csrc", "rlhf_kernels", "toolkit", "tests")
+FOLDERS = ("csrc", "rlhf_kernels", "toolkit", "specs", "tests")
 TOP = ("setup.py",)
 
 FILE_LINES, FILE_LINES_HARD = 300, 400

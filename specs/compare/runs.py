@@ -1,0 +1,197 @@
+"""The order of processes: who runs what, from which folders, with which overrides of the spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from specs.compare.processes import Bench, Result, resolved
+
+FIXED: dict[str, dict[str, Any]] = {
+    "v4096": {
+        "vocab": 4096,
+        "prompt": 64,
+        "model": {"n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 128},
+    },
+    "v50257": {
+        "vocab": 50257,
+        "prompt": 32,
+        "model": {"n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 64},
+    },
+}
+"""Task for speed -> width of the softmax, tokens of a prompt, settings of the GPT-2."""
+
+QUICK_SORT = ["sft.epochs=1", "collect.prompts=200", "ppo.episodes=512"]
+QUICK_FIXED = ["ppo.episodes=64"]
+ANSWERS = 4
+
+Row = dict[str, Any]
+
+
+def run_sort(
+    bench: Bench, seed: int, coefficients: list[float], systems: list[str], *, quick: bool
+) -> list[Row]:
+    """Run the three stages of `sort` with every system; PPO once for each KL coefficient."""
+    spec_file, folder = "specs/sort.yaml", bench.clear(bench.out / f"sort-{seed}")
+    overrides = [
+        f"seed={seed}", f"out={folder}/run", f"hardware.threads={bench.threads}",
+        "evaluate=null", *(QUICK_SORT if quick else []),
+    ]  # fmt: skip
+    base = str(folder / "base")
+    first = {"spec_file": spec_file, "overrides": overrides, "models": {"base": base}}
+    bench.run("tasks", {**first, "stage": "prepare", "out": f"{folder}/prepare"}, "base model")
+    job = {
+        "spec_file": spec_file,
+        "overrides": [*overrides, f"models.base.path={base}", "models.base.architecture=null"],
+        "data": str(folder / "data"),
+        "seed": seed,
+        "precision": "fp32",
+    }
+    collected = ours_first(bench, job, folder, coefficients)
+    rows = []
+    for system in systems:
+        rows += _three_stages(bench, system, job, folder, coefficients, collected)
+    return rows
+
+
+def ours_first(bench: Bench, job: Row, folder: Path, coefficients: list[float]) -> Row:
+    """Run ours: the others read the comparisons that its SFT model answered.
+
+    Return stage -> result; PPO's are named by their KL coefficient.
+    """
+    name, results = f"sort {job['seed']} ours", {}
+    for stage in ("data", "sft", "label", "reward"):
+        mine = {**job, "stage": stage, "out": f"{folder}/ours/{stage}"}
+        results[stage] = bench.run("ours", mine, f"{name} {stage}")
+    export = {**job, "stage": "export", "stages": f"{folder}/run/stages"}
+    bench.run("ours", {**export, "out": f"{folder}/ours/export"}, f"{name} export")
+    for coef in coefficients:
+        results[f"ppo {coef:g}"] = bench.run(
+            "ours",
+            {
+                **job,
+                "overrides": [*job["overrides"], f"ppo.kl.coef={coef}"],
+                "stage": "ppo",
+                "out": f"{folder}/ours/ppo-{coef:g}",
+            },
+            f"{name} ppo, kl {coef:g}",
+        )
+    return results
+
+
+def _three_stages(
+    bench: Bench, system: str, job: Row, folder: Path, coefficients: list[float], ours: Row
+) -> list[Row]:
+    home = f"{folder}/{system}"
+    models = {
+        "base": f"{folder}/base", "sft": f"{home}/sft/model", "reward": f"{home}/reward/model"
+    }  # fmt: skip
+    mine = {**job, "models": models}
+    results = dict(ours) if system == "ours" else {}
+    if system != "ours":
+        for stage, coef in [("sft", None), ("reward", None), *(("ppo", c) for c in coefficients)]:
+            key = stage if coef is None else f"ppo {coef:g}"
+            change = [] if coef is None else [f"ppo.kl.coef={coef}"]
+            overrides = [*job["overrides"], *change]
+            spec = resolved(job["spec_file"], overrides)
+            out = f"{home}/{key.replace(' ', '-')}"
+            ask = {**mine, "stage": stage, "spec": spec, "out": out}
+            results[key] = bench.run(system, ask, f"sort {job['seed']} {system} {key}")
+    policies = {"sft": models["sft"]}
+    policies |= {f"ppo {c:g}": f"{home}/ppo-{c:g}/model" for c in coefficients}
+    ask = {**mine, "stage": "evaluate", "policies": policies, "answers": ANSWERS}
+    name = f"sort {job['seed']} {system} evaluate"
+    figures = bench.run("evaluate", {**ask, "out": f"{home}/evaluate"}, name)["settings"]
+    for stage in ("sft", "reward", f"ppo {coefficients[0]:g}"):
+        bench.settings[system, stage.split()[0]] = results[stage]["settings"]
+    batch = resolved(job["spec_file"], job["overrides"])["ppo"]["batch"]
+    return [_sort_row(system, job["seed"], c, batch, results, figures) for c in coefficients]
+
+
+def _sort_row(system: str, seed: int, coef: float, batch: int, results: Row, figures: Row) -> Row:
+    ppo, sft, after = results[f"ppo {coef:g}"], figures["sft"], figures[f"ppo {coef:g}"]
+    parts = {"sft": results["sft"], "reward": results["reward"], "ppo": ppo}
+    seconds = {f"{name}_s": part["seconds"] for name, part in parts.items()}
+    return {
+        "task": "sort", "system": system, "precision": "fp32", "seed": seed, "kl_coef": coef,
+        **seconds,
+        "total_s": sum(seconds.values()),
+        "collect_s": results["label"]["seconds"] if "label" in results else None,
+        **_pace(ppo, batch),
+        "peak_gb": max(part["peak"] for part in parts.values()) / 1e9,
+        **{f"{name}_peak_gb": part["peak"] / 1e9 for name, part in parts.items()},
+        "reward_accuracy": figures["reward_accuracy"],
+        "oracle_sft": sft["oracle"], "oracle_ppo": after["oracle"],
+        "exact_sft": sft["exact"], "exact_ppo": after["exact"],
+        "greedy_sft": sft["exact_greedy"], "greedy_ppo": after["exact_greedy"],
+        "kl_nats": after["kl"], "ended": after["ended"],
+    }  # fmt: skip
+
+
+def _pace(ppo: Result, batch: int) -> Row:
+    pace = ppo["pace"]
+    return {
+        "episodes_per_s": None if pace is None else pace * batch,
+        "imports_gb": ppo["imports"] / 1e9,
+    }
+
+
+def run_fixed(
+    bench: Bench, task: str, repeat: int, systems: list[str], *, quick: bool
+) -> list[Row]:
+    """Run PPO alone on fixed lengths with every system, ours in bf16 too."""
+    spec_file, folder = f"specs/compare/{task}.yaml", bench.clear(bench.out / f"{task}-{repeat}")
+    base, reward, prompts = f"{folder}/base", f"{folder}/reward", f"{folder}/prompts.jsonl"
+    short = QUICK_FIXED if quick else []
+    overrides = [f"seed={repeat}", f"hardware.threads={bench.threads}", *short]
+    models = {"base": base, "sft": base, "reward": reward}
+    job = {"spec_file": spec_file, "overrides": overrides, "models": models, "seed": repeat}
+    made = {"stage": "prepare_fixed", "out": f"{folder}/prepare", "prompts": prompts}
+    bench.run("tasks", {**job, **made, **FIXED[task]}, f"{task} base model")
+    job["overrides"] = [
+        *overrides, f"models.base.path={base}", "models.base.architecture=null",
+        f"models.reward_trained.path={reward}", f"text.tokenizer={base}",
+        f"data.prompts.path={prompts}",
+    ]  # fmt: skip
+    job["data"] = f"{folder}/data"
+    data = {**job, "overrides": [*job["overrides"], f"out={folder}/run-fp32"]}
+    bench.run("ours", {**data, "stage": "data", "out": f"{folder}/ours/data"}, f"{task} data")
+    export = {**data, "stage": "export", "stages": f"{folder}/run-fp32/stages"}
+    bench.run("ours", {**export, "out": f"{folder}/ours/export"}, f"{task} export")
+    rows = []
+    for system, precision in turns(systems, repeat):
+        rows.append(_fixed_row(bench, task, repeat, system, precision, job, folder))
+    return rows
+
+
+def turns(systems: list[str], repeat: int) -> list[tuple[str, str]]:
+    """Return (system, precision); each repeat starts with another, so that drift favours nobody."""
+    all_of = [(system, "fp32") for system in systems]
+    all_of += [("ours", "bf16")] if "ours" in systems else []
+    start = (repeat - 1) % len(all_of)
+    return all_of[start:] + all_of[:start]
+
+
+def _fixed_row(
+    bench: Bench, task: str, repeat: int, system: str, precision: str, job: Row, folder: Path
+) -> Row:
+    overrides = [
+        *job["overrides"], f"hardware.precision={precision}", f"out={folder}/run-{precision}"
+    ]  # fmt: skip
+    spec = resolved(job["spec_file"], overrides)
+    name = f"{task} {repeat} {system} {precision}"
+    mine = {**job, "overrides": overrides, "precision": precision, "spec": spec}
+    if system == "ours" and precision != "fp32":
+        data = {**mine, "stage": "data", "out": f"{folder}/ours/data-{precision}"}
+        bench.run("ours", data, f"{name} data")
+    out = f"{folder}/{system}/ppo-{precision}"
+    result = bench.run(system, {**mine, "stage": "ppo", "out": out}, name)
+    bench.settings.setdefault((system, "ppo"), result["settings"])
+    return {
+        "task": task, "system": system, "precision": precision, "seed": repeat,
+        "kl_coef": spec["ppo"]["kl"]["coef"],
+        "ppo_s": result["seconds"],
+        "peak_gb": result["peak"] / 1e9,
+        "ppo_peak_gb": result["peak"] / 1e9,
+        **_pace(result, spec["ppo"]["batch"]),
+    }  # fmt: skip
