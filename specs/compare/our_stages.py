@@ -105,6 +105,7 @@ def sft_settings(spec: Spec, stages: Path) -> dict[str, Any]:
         "schedule": _schedule(config.schedule),
         **_optimizer(config.optimizer),
         "loss on": config.loss_on,
+        "dropout": config.dropout or None,
         "head": "response tokens",
         **_run(spec),
     }

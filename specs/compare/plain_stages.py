@@ -102,6 +102,7 @@ def sft(job: Job, measure: Measure) -> dict[str, Any]:
         "optimizer steps": len(measure.steps),
         **rate_settings(config),
         "loss on": "response",
+        "dropout": None,
         "head": "every position",
         **run_settings(job),
     }
@@ -120,6 +121,7 @@ def response_loss(model: PreTrainedModel, records: Records, pad: int) -> Tensor:
 def reward(job: Job, measure: Measure) -> dict[str, Any]:
     """Every pair of a prompt's answers, each answer forwarded once."""
     config, tokenizer = job["spec"]["reward"], load_tokenizer(job)
+    torch.manual_seed(job["seed"])
     pad = tokenizer.pad_token_id
     records = read_lines(Path(job["data"]) / "rankings.jsonl")
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -11,7 +11,7 @@ RUN = ("precision", "threads", "order of examples", "padding in the softmax")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "sft": (
         "examples", "batch", "optimizer steps", "learning rate", "schedule", *OPTIMIZER,
-        "loss on", "head", *RUN,
+        "loss on", "dropout", "head", *RUN,
     ),
     "reward": (
         "prompts", "pairs", "pairs a step", "optimizer steps", "learning rate", "schedule",

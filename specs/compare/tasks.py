@@ -53,10 +53,14 @@ def prepare_fixed(job: Job, measure: Measure) -> dict[str, Any]:
 
 
 def save_base(model: PreTrainedModel, text: Text, folder: Path) -> None:
-    """Write model and tokenizer, without the note that keeps padding out of answers.
+    """Write model and tokenizer, without dropout and the note that keeps padding out of answers.
 
-    TRL computes its log-probs with padding in the softmax, so it has to sample with it too.
+    The toolkit turns dropout on by the spec alone; TRL trains with what config.json says. TRL
+    computes log-probs with padding in the softmax, so it has to sample with it too.
     """
+    for name, value in model.config.to_dict().items():
+        if isinstance(value, float) and name.endswith(("dropout", "pdrop")):
+            setattr(model.config, name, 0.0)
     save_model(model, folder, text)
     note = folder / "generation_config.json"
     settings = json.loads(note.read_text())

@@ -67,6 +67,13 @@ def test_the_folder_all_start_from_says_nothing_of_sampling(job):
         assert "suppress_tokens" not in json.load(file)
 
 
+def test_the_folder_all_start_from_has_no_dropout(job):
+    model = AutoModelForCausalLM.from_pretrained(job["models"]["base"])
+    shares = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(shares) > 3
+    assert set(shares) == {0.0}
+
+
 def test_the_examiner_finds_no_kl_between_a_model_and_itself(job):
     base = job["models"]["base"]
     examiner = evaluate.Examiner(job)
