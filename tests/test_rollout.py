@@ -1,12 +1,20 @@
-"""Sampling: keyed by sequence, the right distribution, stops at end-of-text."""
+"""Sampling: keyed by sequence, whatever shares its batch; what it keeps is what a pass gives."""
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
+import rlhf_kernels as rk
 from tests.tiny import tiny_model, tiny_text
+from toolkit import rollout
+from toolkit.data.batches import collate
+from toolkit.models import cache
+from toolkit.models.cache import make_cache
 from toolkit.models.heads import Policy
-from toolkit.rollout import draw, sample_answers
-from toolkit.spec.schema import Hardware, Sampling
+from toolkit.models.load import load_base
+from toolkit.rollout import sample_answers
+from toolkit.spec.errors import StageFailed
+from toolkit.spec.schema import Hardware, ModelSource, Sampling
 from toolkit.training.random import Stream
 
 
@@ -60,25 +68,136 @@ def test_padding_is_never_drawn(policy, text):
     assert all(index < text.vocab for ids in out.ids for index in ids)
 
 
-def test_draws_follow_the_softmax_at_its_temperature():
-    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    uniforms = Stream(3, "t").uniforms("u", [0], 20000)[0]
-    tokens = draw(logits.expand(20000, -1), uniforms, Sampling(temperature=0.7))
-    counts = torch.bincount(tokens, minlength=4).double()
-    expected = 20000 * (logits[0].double() / 0.7).softmax(-1)
-    chi_square = ((counts - expected) ** 2 / expected).sum().item()
-    assert chi_square < 16.3  # 99.9 % of chi-square with 3 degrees of freedom
+def test_the_order_of_the_batch_changes_nothing(policy, text):
+    prompts = [[i % 8] * (1 + i % 5) + [8] for i in range(16)]
+    there = answer(policy, text, prompts, range(16))
+    back = answer(policy, text, prompts[::-1], range(16)[::-1])
+    assert there.ids == back.ids[::-1]
+    assert there.finished == back.finished[::-1]
+    torch.testing.assert_close(there.logprobs, back.logprobs.flip(0))
 
 
-def test_the_ends_of_the_unit_interval_draw_possible_tokens():
-    logits = torch.tensor([[float("-inf"), 0.0, 1.0, float("-inf")]] * 2)
-    ends = torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64)
-    assert draw(logits, ends, Sampling()).tolist() == [1, 2]
+def test_answers_of_one_prompt_share_its_reading(policy, text, monkeypatch):
+    """The same tokens as one by one, and each prompt read once."""
+    prompts = [[1, 2, 8]] * 4 + [[3, 8]] + [[5, 6, 7, 8]] * 2 + [[1, 2, 8]]
+    alone = [answer(policy, text, [p], [i]).ids[0] for i, p in enumerate(prompts)]
+    read = watch_reading(monkeypatch)
+    together = answer(policy, text, prompts, range(8))
+    assert together.ids == alone
+    assert len({tuple(ids) for ids in together.ids[:4]}) > 1
+    assert read[0] == (3, 4)
+    assert read[1][0] <= 8
 
 
-def test_truncation_keeps_the_likely_tokens_only():
-    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]]).expand(1000, -1)
-    uniforms = Stream(3, "t").uniforms("u", [0], 1000)[0]
-    assert draw(logits, uniforms, Sampling(top_k=2)).max() == 1
-    assert draw(logits, uniforms, Sampling(top_p=0.5)).max() == 0
-    assert draw(logits, uniforms, Sampling(top_p=0.7)).max() == 1
+def watch_reading(monkeypatch):
+    """Return the list to which every reading of the model adds its shape."""
+    shapes, real = [], rollout._Reader.read
+
+    def read(self, ids):
+        shapes.append(tuple(ids.shape))
+        return real(self, ids)
+
+    monkeypatch.setattr(rollout._Reader, "read", read)
+    return shapes
+
+
+def test_ended_sequences_leave_and_nothing_changes(policy, text, monkeypatch):
+    prompts = [[i % 8] * (1 + i % 3) + [8] for i in range(32)]
+    read = watch_reading(monkeypatch)
+    out = answer(policy, text, prompts, range(32), most=16)
+    sizes = [shape[0] for shape in read[1:]]
+    assert sizes[-1] < sizes[0]
+    assert sizes == sorted(sizes, reverse=True)
+    monkeypatch.setattr(rollout, "_LEAVE", 0.0)
+    read.clear()
+    stayed = answer(policy, text, prompts, range(32), most=16)
+    assert {shape[0] for shape in read[1:]} == {32}
+    assert stayed.ids == out.ids
+    torch.testing.assert_close(stayed.logprobs, out.logprobs)
+    torch.testing.assert_close(stayed.entropy, out.entropy)
+
+
+def test_the_last_sequence_ends_the_batch(policy, text, monkeypatch):
+    """Nothing is computed after the last end-of-text."""
+    read = watch_reading(monkeypatch)
+    out = answer(policy, text, [[1, 8]] * 8, range(8), most=24)
+    longest = max(len(ids) for ids in out.ids)
+    assert all(out.finished)
+    assert len(read) == longest < 24
+
+
+def test_a_layer_with_room_holds_what_a_growing_one_holds(text):
+    model = tiny_model(text)
+    ours, theirs = make_cache(model, 8), DynamicCache(config=model.config)
+    assert all(type(layer) is cache.RoomyLayer for layer in ours.layers)
+    ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    for part in (ids, ids[:, :1], ids[:, 1:2]):
+        for held in (ours, theirs):
+            model(part, past_key_values=held, use_cache=True)
+    for held in (ours, theirs):
+        held.reorder_cache(torch.tensor([1, 0, 1]))
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert mine.get_seq_length() == 5
+        assert torch.equal(mine.keys, other.keys)
+        assert torch.equal(mine.values, other.values)
+
+
+def small(architecture, **changes):
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": 0.3,
+    }
+    if architecture == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    if architecture == "bloom":
+        sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    return ModelSource(architecture=architecture, config=sizes | changes)
+
+
+MODELS = {
+    "gpt2": small("gpt2"),
+    "llama, grouped heads": small("llama", num_key_value_heads=2),
+    "mistral, sliding window": small("mistral", num_key_value_heads=2, sliding_window=4),
+    "gemma2, sliding and soft-capped": small(
+        "gemma2", num_key_value_heads=2, head_dim=8, sliding_window=4
+    ),
+    "bloom, ALiBi": small("bloom"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_kept_logprobs_are_those_of_a_pass_over_the_answers(text, name, temperature):
+    """With left padding, shared prompts and sequences that leave; the whole softmax is meant."""
+    model = load_base(MODELS[name], text, Stream(1, "base"))
+    policy = Policy(model, text.vocab, Hardware(fused_head=False), temperature)
+    prompts = [[i % 8] * (1 + i % 6) + [8] for i in range(12)] * 2
+    sampling = Sampling(temperature=temperature, top_k=6)
+    out = answer(policy, text, prompts, range(24), sampling, most=12)
+    batch = collate(prompts, out.ids, text.pad_id)
+    logprobs, entropy = policy.logprobs(batch)
+    assert out.logprobs.shape == batch.mask.shape
+    assert (out.logprobs - logprobs).abs().max() < 1e-4
+    assert (out.entropy - entropy).abs().max() < 1e-4
+    assert not out.logprobs[~batch.mask].any()
+    assert len({len(ids) for ids in out.ids}) > 1
+
+
+def test_logits_that_are_not_numbers_are_refused_by_name(text):
+    model = tiny_model(text)
+    model.transformer.wte.weight.data.fill_(float("nan"))
+    with pytest.raises(StageFailed, match="logits are NaN or infinite"):
+        answer(Policy(model, text.vocab, Hardware(fused_head=False)), text, [[1, 8]], [0])
+
+
+def test_draws_are_those_of_the_kernel_keyed_by_sequence_and_position(policy, text):
+    """The first token, from the logits of a plain pass."""
+    prompts, rows = [[i % 8, 8] for i in range(8)], range(40, 48)
+    out = answer(policy, text, prompts, rows, most=1)
+    logits = policy.model(torch.tensor(prompts)).logits[:, -1, : text.vocab]
+    seed = Stream(1, "ppo", 1).seed64("answer")
+    drawn = rk.sample(logits, seed, torch.tensor(rows), torch.zeros(8, dtype=torch.int64))
+    assert out.ids == drawn.tokens.unsqueeze(1).tolist()

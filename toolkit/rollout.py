@@ -1,38 +1,51 @@
 """Sample answers with a KV cache; every draw is keyed by its sequence, never by its batch.
 
-Dims: B sequences, P prompt tokens, T response tokens, V softmax width.
+A prompt is read once, whatever the number of its answers. Sequences that have ended leave the batch
+when they are a quarter of it. The log-prob and entropy of every token drawn are kept.
+
+Dims: B sequences, U distinct prompts, P prompt tokens, T response tokens, V softmax width.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+import rlhf_kernels as rk
 from toolkit.data.batches import TokenLists, pad_left
 from toolkit.data.tokenize import Text
-from toolkit.models.compute import precision
+from toolkit.models.cache import make_cache
+from toolkit.models.compute import precision, token_precision
 from toolkit.models.heads import Policy
+from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.training.device import move
 from toolkit.training.random import Stream
 
-_LOOK = 16  # tokens between two looks whether all have ended, where a look waits for the GPU
+_LEAVE = 0.75  # share of the batch: when no more are left, those that have ended leave it
+_LOOK = 16  # tokens between two looks at what has ended, where a look waits for the GPU
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Sampled answers.
+    """Sampled answers, in the order of their prompts.
 
     Args:
         ids: response tokens of each sequence, end-of-text included when it was drawn.
         finished: whether end-of-text was drawn.
+        logprobs: fp32 [B, longest answer] on the policy's device; of the tokens drawn, under the
+            whole softmax at the sampling temperature (not truncated); 0 after an answer's end.
+        entropy: fp32 [B, longest answer]; of that softmax, in nats; 0 after an answer's end.
     """
 
     ids: list[list[int]]
     finished: list[bool]
+    logprobs: Tensor
+    entropy: Tensor
 
 
 @torch.no_grad()
@@ -45,7 +58,7 @@ def sample_answers(
     draws: tuple[Stream, str, Sequence[int]],
     max_response: int,
 ) -> Answers:
-    """Draw one answer for each prompt.
+    """Draw one answer for each prompt; equal prompts share their reading.
 
     Args:
         policy: the model that answers.
@@ -54,80 +67,175 @@ def sample_answers(
         sampling: temperature, top_k, top_p.
         draws: (stream, purpose, B global indices): the key of each sequence's random numbers.
         max_response: T, the most tokens drawn.
+
+    Raises:
+        StageFailed: the model's logits are not numbers.
     """
     stream, purpose, indices = draws
-    device = policy.device
-    uniforms = move(stream.uniforms(purpose, indices, max_response), device)
-    ids, mask = pad_left(prompts, text.pad_id)
-    padded = bool((mask == 0).any())
-    positions = move((mask.cumsum(1) - 1).clamp(min=0), device)
-    ids, mask = move(ids, device), move(mask, device)
     policy.model.eval()  # in training mode with recomputed activations there is no cache
-    tokens = torch.full((len(prompts), max_response), text.pad_id, device=device)
-    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    look = 1 if device.type == "cpu" else _LOOK
-    cache = None
-    for t in range(max_response):
-        with precision(policy.hardware, device, pairs=ids.shape[1] * mask.shape[1]):
-            out = policy.model(
-                ids,
-                attention_mask=mask if padded else None,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache = out.past_key_values
-        drawn = draw(out.logits[:, -1, : policy.vocab].float(), uniforms[:, t], sampling)
-        tokens[:, t] = torch.where(alive, drawn, tokens[:, t])
-        alive &= drawn != text.eos_id
-        if (t + 1) % look == 0 and not bool(alive.any()):
-            break
-        ids, positions = drawn.unsqueeze(1), positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    return _cut(tokens, text)
+    drawn = _Drawn.empty(len(prompts), max_response, text.pad_id, policy.device)
+    distinct, rows, owners = _group(prompts)
+    ids = torch.tensor(indices, dtype=torch.int64)
+    places = [move(p, policy.device) for p in (rows, ids[rows])]
+    with torch.inference_mode():
+        reader = _Reader(policy, text, distinct, max_response)
+        logits = reader.read_prompts()
+        if len(distinct) < len(prompts):
+            owners = move(owners, policy.device)
+            reader.keep(owners)
+            logits = logits[owners]
+        _draw(reader, logits, drawn, places, (stream.seed64(purpose), sampling, text.eos_id))
+    return drawn.answers(text.eos_id)
 
 
-def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> Tensor:
-    """Invert the distribution function of softmax(logits / temperature) at `uniforms` [B].
+def _draw(
+    reader: _Reader,
+    logits: Tensor,
+    drawn: _Drawn,
+    places: list[Tensor],
+    how: tuple[int, Sampling, int],
+) -> None:
+    """Draw token after token, from `logits` [B, V] on.
 
-    Truncated to top_k and top_p where these are on.
+    Args:
+        reader: has read the B prompts.
+        logits: of the first token.
+        drawn: where draws go.
+        places: (caller's row, global index) of each sequence in the batch; int64 [B] each.
+        how: (seed, sampling, id of end-of-text).
     """
-    probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
-    if sampling.top_k or sampling.top_p < 1.0:
-        probs = _truncate(probs, sampling)
-    cdf = _cumulate(probs)
-    possible = probs > 0
-    above = possible & (cdf > (uniforms * cdf[:, -1]).unsqueeze(1))
-    last = possible.long().cumsum(-1).argmax(-1)  # rounding can leave nothing above
-    return torch.where(above.any(-1), above.int().argmax(-1), last)
+    seed, sampling, eos = how
+    rows, ids = places
+    count = len(drawn.tokens)
+    steps = torch.arange(count, device=rows.device).unsqueeze(1).expand(-1, len(rows)).contiguous()
+    alive = torch.ones_like(rows, dtype=torch.bool)
+    look = 1 if rows.device.type == "cpu" else _LOOK
+    with token_precision(reader.policy.hardware, rows.device):
+        for t in range(count):
+            out = rk.sample(
+                logits,
+                seed,
+                ids,
+                steps[t, : len(rows)],
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+            )
+            drawn.put(t, rows, out)
+            alive &= out.tokens != eos
+            tokens = out.tokens
+            if t + 1 == count:
+                break
+            if (t + 1) % look:
+                left = len(rows)
+            elif not (left := int(alive.sum())):
+                break
+            if left <= _LEAVE * len(rows):
+                stay = alive.nonzero().squeeze(1)
+                reader.keep(stay)
+                rows, ids, tokens, alive = (x[stay] for x in (rows, ids, tokens, alive))
+            logits = reader.read(tokens.clamp(min=0).unsqueeze(1))
 
 
-def _cumulate(probs: Tensor) -> Tensor:
-    """Sum up along each row; on a GPU by doubling, since cumsum there has no fixed order."""
-    if probs.device.type == "cpu":
-        return probs.cumsum(-1)
-    total, step = probs, 1
-    while step < probs.shape[-1]:
-        total = torch.cat([total[:, :step], total[:, step:] + total[:, :-step]], dim=-1)
-        step *= 2
-    return total
+class _Reader:
+    """The model and what it has read: a cache, and what left padding asks for.
+
+    Args:
+        policy: the model.
+        text: the padding id.
+        prompts: U token lists.
+        room: T, tokens that will follow.
+    """
+
+    def __init__(self, policy: Policy, text: Text, prompts: TokenLists, room: int) -> None:
+        """Pad the prompts on the left; where all are of one length there is no mask at all."""
+        self.policy, self.used = policy, 0
+        self.prompts, mask = pad_left(prompts, text.pad_id)
+        self.cache = make_cache(policy.model, mask.shape[1] + room)
+        self.mask: Tensor | None = None
+        if not bool(mask.all()):
+            whole = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
+            positions = (whole.cumsum(1) - 1).clamp(min=0)
+            self.mask, self.positions = (move(x, policy.device) for x in (whole, positions))
+        known = inspect.signature(policy.model.forward).parameters
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self.takes_positions = "position_ids" in known
+
+    def read_prompts(self) -> Tensor:
+        """Return logits [U, V] of the first response token."""
+        width = self.prompts.shape[1]
+        with precision(self.policy.hardware, self.policy.device, pairs=width * width):
+            return self.read(move(self.prompts, self.policy.device))
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Read tokens [B, n]; return logits [B, V] of what follows the last."""
+        start, self.used = self.used, self.used + ids.shape[1]
+        padding = {}
+        if self.mask is not None:
+            padding["attention_mask"] = self.mask[:, : self.used]
+            if self.takes_positions:
+                padding["position_ids"] = self.positions[:, start : self.used]
+        out = self.policy.model(
+            ids, past_key_values=self.cache, use_cache=True, **padding, **self.last_only
+        )
+        logits: Tensor = out.logits[:, -1, : self.policy.vocab]
+        return logits
+
+    def keep(self, places: Tensor) -> None:
+        """Go on with the sequences at `places`, in that order; a place may stand several times."""
+        self.cache.reorder_cache(places)
+        if self.mask is not None:
+            self.mask, self.positions = self.mask[places], self.positions[places]
 
 
-def _truncate(probs: Tensor, sampling: Sampling) -> Tensor:
-    ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    before = _cumulate(ordered) - ordered
-    drop = before >= sampling.top_p
-    if sampling.top_k:
-        drop[:, sampling.top_k :] = True
-    drop[:, 0] = False
-    return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0.0)
+@dataclass(frozen=True)
+class _Drawn:
+    """What was drawn, by step and caller's row; tokens after an answer's end mean nothing."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def empty(cls, size: int, steps: int, pad_id: int, device: torch.device) -> _Drawn:
+        tokens = torch.full((steps, size), pad_id, device=device)
+        return cls(tokens, *(torch.zeros(steps, size, device=device) for _ in range(2)))
+
+    def put(self, t: int, rows: Tensor, out: rk.Samples) -> None:
+        self.tokens[t].index_copy_(0, rows, out.tokens)
+        self.logprobs[t].index_copy_(0, rows, out.logprobs)
+        self.entropy[t].index_copy_(0, rows, out.entropy)
+
+    def answers(self, eos: int) -> Answers:
+        """Cut after end-of-text and turn [T, B] into rows."""
+        ids, finished = [], []
+        for row in self.tokens.T.tolist():
+            ends = row.index(eos) + 1 if eos in row else len(row)
+            ids.append(row[:ends])
+            finished.append(eos in row)
+        if any(-1 in row for row in ids):
+            raise StageFailed(
+                "sampling: the policy's logits are NaN or infinite; its weights are broken, so "
+                "lower the learning rate of the stage that trained it"
+            )
+        sizes = torch.tensor([len(row) for row in ids])
+        outside = torch.arange(int(sizes.max())).unsqueeze(0) >= sizes.unsqueeze(1)
+        outside = move(outside, self.tokens.device)
+        held = (x[: outside.shape[1]].T for x in (self.logprobs, self.entropy))
+        kept = (x.masked_fill(outside, 0.0) for x in held)
+        return Answers(ids, finished, *kept)
 
 
-def _cut(tokens: Tensor, text: Text) -> Answers:
-    answers, finished = [], []
-    for row in tokens.tolist():
-        ends = row.index(text.eos_id) if text.eos_id in row else None
-        answers.append(row[: ends + 1] if ends is not None else row)
-        finished.append(ends is not None)
-    return Answers(answers, finished)
+def _group(prompts: TokenLists) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
+    """Order the distinct prompts by length.
+
+    Returns:
+        (distinct prompts, for each place in the batch its caller's row, and its distinct prompt).
+    """
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        rows.setdefault(tuple(prompt), []).append(row)
+    distinct = sorted(rows, key=len)
+    places = [(row, owner) for owner, prompt in enumerate(distinct) for row in rows[prompt]]
+    pairs = torch.tensor(places)
+    return distinct, pairs[:, 0].contiguous(), pairs[:, 1].contiguous()

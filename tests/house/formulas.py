@@ -46,8 +46,6 @@ ALLOWED = {("math", "exp")}
 
 #: Calls that are no term of the recipe, each with its reason.
 EXCEPTIONS = {
-    # The sampler turns logits into probabilities to draw from.
-    "toolkit/rollout.py": {"softmax"},
     # The confidence interval of a win rate.
     "toolkit/stages/verdicts.py": {"std"},
 }

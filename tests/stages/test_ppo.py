@@ -1,11 +1,15 @@
 """PPO's step: accumulation, the pretraining gradient, NaN, stop rules."""
 
+import dataclasses
+
 import pytest
 import torch
+from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 import rlhf_kernels as rk
 from tests.end_to_end import run_tiny
 from tests.stages.test_kernels_used import context
+from toolkit.models.heads import Policy, Scorer
 from toolkit.spec.errors import StageFailed
 from toolkit.stages import execute
 from toolkit.stages.ppo import PPO
@@ -116,3 +120,92 @@ def test_a_penalty_in_the_loss_trains_and_pulls_towards_the_reference(stages, tm
     metrics = stage.step(0)
     assert metrics["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     assert metrics["ppo/grad_norm"] > 0
+
+
+@pytest.mark.parametrize("override", ["ppo.temperature=0.7", "ppo.no_eos=null", "ppo.lam=0.9"])
+def test_logprobs_kept_from_sampling_are_used_after_the_first_batch(
+    stages, tmp_path, monkeypatch, override
+):
+    stage, passes = ready(stages, tmp_path / "w", override), []
+    real = Policy.logprobs
+    monkeypatch.setattr(
+        Policy, "logprobs", lambda self, batch: passes.append(self) or real(self, batch)
+    )
+    first = stage._sample(0)
+    assert stage.watch.keeps
+    assert stage.watch.warnings == ()
+    assert passes == [stage.models.policy, stage.models.reference]
+    passes.clear()
+    second = stage._sample(1)
+    assert passes == [stage.models.reference]
+    for experience, limit in ((first, 0.0), (second, 1e-4)):
+        again, entropy = real(stage.models.policy, experience.batch)
+        assert (again - experience.logprobs).abs().max() <= limit
+        assert (entropy - experience.entropy).abs().max() <= limit
+
+
+def misplace(monkeypatch):
+    """Let gpt2 read tokens one place too late when it has a cache."""
+    real = GPT2Model.forward
+
+    def late(self, ids, **kwargs):
+        if ids.shape[1] == 1:
+            kwargs["position_ids"] = torch.zeros_like(ids)
+        return real(self, ids, **kwargs)
+
+    monkeypatch.setattr(GPT2Model, "forward", late)
+
+
+def test_logprobs_that_sampling_gets_wrong_are_computed_again_and_the_run_says_so(
+    stages, tmp_path, monkeypatch
+):
+    misplace(monkeypatch)
+    events = []
+    ctx = context(stages, "ppo", tmp_path / "w")
+    ctx = dataclasses.replace(ctx, event=lambda kind, **fields: events.append((kind, fields)))
+    result = execute(ctx)
+    (warning,) = result.warnings
+    assert "log-probs kept from sampling differ from recomputed ones by" in warning
+    assert ("warning", warning) in [(kind, fields["message"]) for kind, fields in events]
+    assert result.summary["kept"] is False
+    assert result.summary["kept_error"] > 1e-3
+    assert result.summary["audit"]["max_ratio_error"] <= 1e-5
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_resumed_ppo_does_not_decide_again(stages, tmp_path, monkeypatch, wrong):
+    if wrong:
+        misplace(monkeypatch)
+    first = ready(stages, tmp_path / "a")
+    first.step(0)
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = ready(stages, tmp_path / "b")
+    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.watch.keeps is not wrong
+    assert second.watch.warnings == first.watch.warnings
+    assert first.step(1) == second.step(1)
+
+
+def test_values_learned_from_once_need_no_pass_of_their_own(stages, tmp_path, monkeypatch):
+    """The same step, with one forward pass of the value function less."""
+    once = ["ppo.minibatch=${ppo.batch}", "ppo.inner_epochs=1"]
+    passes, real = [], Scorer.values_of
+    monkeypatch.setattr(
+        Scorer, "values_of", lambda self, batch: passes.append(batch) or real(self, batch)
+    )
+    found = {}
+    for kept in (True, False):
+        stage = ready(stages, tmp_path / str(kept), *once)
+        assert stage._once
+        if not kept:
+            monkeypatch.setattr(PPO, "_once", False)
+        passes.clear()
+        found[kept] = (
+            stage.step(0),
+            len(passes),
+            [p.clone() for p in stage.value_updater.parameters],
+        )
+    assert (found[True][1], found[False][1]) == (1, 2)
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-4, abs=1e-6)
+    for ours, theirs in zip(found[True][2], found[False][2], strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -13,12 +13,11 @@ def test_keys_differ_by_every_part_and_are_stable():
     )
 
 
-def test_a_row_draws_the_same_numbers_in_any_batch():
+def test_the_64_bits_of_a_purpose_are_its_own():
     stream = Stream(7, "ppo", 1)
-    together = stream.uniforms("answer", range(10), 5)
-    alone = stream.uniforms("answer", [6], 5)
-    assert torch.equal(together[6], alone[0])
-    assert not torch.equal(together[6], together[7])
+    assert stream.seed64("answer") == Stream(7, "ppo", 1).seed64("answer") < 2**64
+    others = [stream.seed64("other"), Stream(8, "ppo", 1).seed64("answer"), stream.seed64()]
+    assert len({stream.seed64("answer"), *others}) == 4
 
 
 def test_an_order_passes_over_everything_once_and_reshuffles():

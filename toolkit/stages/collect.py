@@ -32,7 +32,7 @@ class Collect:
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
         self.ctx, self.config, self.stream = ctx, needed(ctx.spec.collect), stream_of(ctx)
-        self.records: list[Record] = []
+        self.records: dict[int, Record] = {}
 
     def setup(self) -> int:
         """Choose the prompts, their K, and who answers."""
@@ -54,6 +54,8 @@ class Collect:
         )
         self.source = [names[p] for p in picks]
         self.chunk = max(1, config.batch // high)
+        # by length, for little padding; written in the order chosen above
+        self.sequence = sorted(range(count), key=lambda p: len(self.prompts[p]["prompt_ids"]))
         return -(-count // self.chunk)
 
     def _sources(self) -> list[str]:
@@ -73,15 +75,15 @@ class Collect:
         return Policy(model, text.vocab, ctx.spec.hardware, self.config.sampling.temperature)
 
     def step(self, i: int) -> dict[str, float]:
-        """Answer one chunk of prompts."""
-        span = range(i * self.chunk, min((i + 1) * self.chunk, len(self.prompts)))
+        """Answer one chunk of prompts; the K answers of a prompt share its reading."""
+        span = self.sequence[i * self.chunk : (i + 1) * self.chunk]
         rows = [row for p in span for row in range(self.first[p], self.first[p + 1])]
         owner = {row: p for p in span for row in range(self.first[p], self.first[p + 1])}
         answers: dict[int, tuple[list[int], bool]] = {}
         for name, policy in self.policies.items():
             mine = [row for row in rows if self.source[row] == name]
             answers.update(self._answer(policy, mine, owner))
-        self.records += [self._record(p, answers) for p in span]
+        self.records |= {p: self._record(p, answers) for p in span}
         lengths = [len(ids) for ids, _ in answers.values()]
         return {
             "answers": float(len(rows)),
@@ -123,13 +125,14 @@ class Collect:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
-        self.records = list(state["records"])
+        self.records = dict(state["records"])
 
     def finish(self) -> StageResult:
         """Write the answers."""
-        write_records(self.ctx.work / "samples.jsonl", self.records)
-        answers = sum(len(r["responses"]) for r in self.records)
-        pairs = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in self.records)
+        records = [self.records[p] for p in sorted(self.records)]
+        write_records(self.ctx.work / "samples.jsonl", records)
+        answers = sum(len(r["responses"]) for r in records)
+        pairs = sum(len(r["responses"]) * (len(r["responses"]) - 1) // 2 for r in records)
         return StageResult(
             summary={"prompts": len(self.records), "answers": answers, "pairs": pairs}
         )

@@ -94,7 +94,7 @@ class Evaluate:
         policy = self.reference
         if folder is not None:
             policy = self._policy(load_policy(folder, self.text, self.ctx.device))
-        rows = [r for a in range(0, len(self.prompts), _CHUNK) for r in self._answer(policy, a)]
+        rows = self._answers(policy)
         figures = {
             key: float(np.mean([r[key] for r in rows])) for key in ("length", "finished", "kl")
         }
@@ -110,20 +110,28 @@ class Evaluate:
         self.measured[name] = {"figures": figures, "rows": rows}
         return figures
 
-    def _answer(self, policy: Policy, first: int) -> list[Record]:
-        """Answer and judge one chunk; every model draws with the same random numbers."""
-        chosen = self.prompts[first : first + _CHUNK]
+    def _answers(self, policy: Policy) -> list[Record]:
+        """Answer and judge all prompts, those of like length together."""
+        order = sorted(range(len(self.prompts)), key=lambda p: len(self.prompts[p]["prompt_ids"]))
+        chunks = [order[a : a + _CHUNK] for a in range(0, len(order), _CHUNK)]
+        rows = [row for chunk in chunks for row in self._answer(policy, chunk)]
+        return [row for _, row in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0])]
+
+    def _answer(self, policy: Policy, places: list[int]) -> list[Record]:
+        """Answer and judge some prompts; every model draws with the same random numbers."""
+        chosen = [self.prompts[p] for p in places]
         ids = [c["prompt_ids"] for c in chosen]
         answers = sample_answers(
             policy,
             self.text,
             ids,
             sampling=Sampling(temperature=self.config.temperature),
-            draws=(self.stream, "answer", range(first, first + len(chosen))),
+            draws=(self.stream, "answer", places),
             max_response=self.ctx.spec.text.max_response,
         )
         batch = collate(ids, answers.ids, self.text.pad_id)
-        ours, theirs = policy.logprobs(batch)[0], self.reference.logprobs(batch)[0]
+        theirs = self.reference.logprobs(batch)[0]
+        ours = theirs if policy is self.reference else policy.logprobs(batch)[0]
         mask = move(batch.mask, policy.device)
         kl = (rk.token_kl(ours, theirs, estimator="k1") * mask).sum(1).tolist()
         rows: list[Record] = [

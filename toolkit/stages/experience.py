@@ -52,8 +52,10 @@ class Experience:
         prompts, responses: B texts each.
         finished: B flags, whether end-of-text was drawn.
         scores: [B] the reward model's score.
-        logprobs, ref_logprobs, entropy, values, rewards, advantages, returns: [B, T].
+        logprobs, ref_logprobs, entropy, values, rewards, advantages, returns: [B, T]; logprobs and
+            entropy are the sampling policy's.
         kl: [B, T] k1 to the reference, nats per token, 0 outside the mask.
+        live_values: `values` with their graph, where the batch is learned from once and whole.
     """
 
     batch: Batch
@@ -69,23 +71,39 @@ class Experience:
     advantages: Tensor
     returns: Tensor
     kl: Tensor
+    live_values: Tensor | None
 
 
 def make_experience(
     ppo: Ppo,
     models: Models,
     batch: Batch,
+    behaviour: tuple[Tensor, Tensor],
     texts: tuple[list[str], list[str], list[bool]],
     extra: Judge | None,
+    *,
+    once: bool,
 ) -> Experience:
-    """Score a batch of answers and turn scores into rewards and advantages."""
+    """Score a batch of answers and turn scores into rewards and advantages.
+
+    Args:
+        ppo: the stage's section.
+        models: the four models.
+        batch: prompts and answers.
+        behaviour: log-probs and entropies [B, T] of the policy that sampled.
+        texts: (prompts, responses, whether end-of-text was drawn).
+        extra: the user's own reward.
+        once: the value function's step sees this batch whole and first, so that these values are
+            those it learns from: their graph is kept instead of computed again.
+    """
     prompts, responses, finished = texts
-    logprobs, entropy = models.policy.logprobs(batch)
+    logprobs, entropy = behaviour
     ref_logprobs, _ = models.reference.logprobs(batch)
-    values = models.value.values(batch)
     scores = models.reward.scores(batch)
     counted = final_scores(ppo, scores, texts, extra)
     mask = move(batch.mask, logprobs.device)
+    live = models.value.values_of(batch) if once else None
+    values = models.value.values(batch) if live is None else live.detach() * mask
     rewards = shape(ppo, counted, logprobs, ref_logprobs, mask)
     advantages, returns = rk.gae(
         rewards,
@@ -98,7 +116,7 @@ def make_experience(
     kl = rk.token_kl(logprobs, ref_logprobs, estimator="k1") * mask
     return Experience(
         batch, prompts, responses, finished, scores, logprobs, ref_logprobs,
-        entropy, values, rewards, advantages, returns, kl,
+        entropy, values, rewards, advantages, returns, kl, live,
     )  # fmt: skip
 
 

@@ -128,8 +128,9 @@ class PPO:
                 self.stream.permutation(self.config.batch, "minibatch", i, epoch)
             )
             for m, rows in enumerate(order.split(self.config.minibatch)):
-                stats = self._policy_step(i, experience, rows)
-                stats.update(self._value_step(i, experience, rows))
+                # the value function first: it frees the graph that its values may have kept
+                stats = self._value_step(i, experience, rows)
+                stats.update(self._policy_step(i, experience, rows))
                 if i == 0 and epoch == 0 and m == 0:
                     self.watch.first_minibatch(experience, stats)
                 if self.ema is not None:
@@ -158,9 +159,19 @@ class PPO:
             max_response=self.ctx.spec.text.max_response,
         )
         batch = collate(prompt_ids, answers.ids, self.text.pad_id)
+        behaviour = self.watch.behaviour(self.models.policy, batch, answers)
         responses = [self.text.decode_response(ids)[0] for ids in answers.ids]
         texts = ([c["prompt"] for c in chosen], responses, answers.finished)
-        return make_experience(config, self.models, batch, texts, self.extra)
+        return make_experience(
+            config, self.models, batch, behaviour, texts, self.extra, once=self._once
+        )
+
+    @property
+    def _once(self) -> bool:
+        """Whether a batch is learned from once, whole and in one pass."""
+        config = self.config
+        whole = config.minibatch == config.batch and config.inner_epochs == 1
+        return whole and self.ctx.spec.hardware.micro_batch is None
 
     def _policy_step(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """PPO gradient, then the pretraining gradient, accumulated; one optimizer step."""
@@ -226,9 +237,9 @@ class PPO:
         device = self.models.value.device
         seen: list[list[torch.Tensor]] = []
         for span, micro in parts:
-            mine = move(rows[span], device)
+            mine, live = move(rows[span], device), experience.live_values
             loss, stats = rk.value_loss(
-                self.models.value.values_of(micro),
+                self.models.value.values_of(micro) if live is None else live[mine],
                 experience.values[mine],
                 experience.returns[mine],
                 move(micro.mask, device),
@@ -281,9 +292,9 @@ class PPO:
             )
             records = [{"prompt": p, "response": r, "score": s} for p, r, s in rows]
             write_records(work / "samples.jsonl", records[:64])
-        summary = {"optimizer_steps": self.updater.steps, "audit": self.watch.audit}
+        summary = {"optimizer_steps": self.updater.steps, **self.watch.summary()}
         summary["value_optimizer_steps"] = self.value_updater.steps
-        return StageResult(summary=summary)
+        return StageResult(summary=summary, warnings=self.watch.warnings)
 
 
 STAGE = PPO

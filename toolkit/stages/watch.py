@@ -1,11 +1,19 @@
-"""What PPO watches while it runs: the first minibatch, the KL, and the statistics it logs."""
+"""What PPO watches while it runs.
+
+Whether log-probs reproduce, the KL, and the statistics it logs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 import rlhf_kernels as rk
+from toolkit.data.batches import Batch
+from toolkit.models.heads import Policy
+from toolkit.rollout import Answers
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext
 from toolkit.stages.experience import Experience
@@ -18,6 +26,13 @@ Oracle = Callable[[list[str], list[str], list[bool]], list[float]]
 # sums depends on the batch's shape, and a minibatch has another shape than the batch it is from.
 _AUDIT = {
     "cpu": {"fp32": 1e-5, "bf16": 1e-2},
+    "cuda": {"fp32": 1e-3, "bf16": 1e-1},
+}
+# The same between sampling, token by token with a cache, and a pass over the whole answer: products
+# of other shapes, so rounding differs on a CPU too. A temperature, a position or a mask that
+# differs is off by 1e-2 and more.
+_KEPT = {
+    "cpu": {"fp32": 1e-4, "bf16": 1e-2},
     "cuda": {"fp32": 1e-3, "bf16": 1e-1},
 }
 _EXTREMES = ("ratio_max", "ratio_error")
@@ -37,6 +52,42 @@ class Watch:
         self.ctx, self.kl_above = ctx, kl_above
         self.audit: dict[str, float] = {}
         self.kls: list[float] = []
+        self.kept_error: float | None = None
+
+    def behaviour(self, policy: Policy, batch: Batch, answers: Answers) -> tuple[Tensor, Tensor]:
+        """Return the sampling policy's log-probs and entropies [B, T].
+
+        The first batch's are computed again; if those that sampling kept agree, later batches take
+        the kept ones, else every batch's are computed again.
+        """
+        if self.keeps:
+            return answers.logprobs, answers.entropy
+        again = policy.logprobs(batch)
+        if self.kept_error is None:
+            self.kept_error = float((again[0] - answers.logprobs).abs().max())
+            if not self.keeps:
+                self.ctx.event("warning", stage=self.ctx.name, message=self.warnings[0])
+        return again
+
+    @property
+    def _kept_limit(self) -> float:
+        return _KEPT[self.ctx.device][self.ctx.spec.hardware.precision]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the log-probs kept from sampling are the policy's; unknown until compared."""
+        return self.kept_error is not None and self.kept_error <= self._kept_limit
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should read."""
+        if self.kept_error is None or self.keeps:
+            return ()
+        return (
+            f"log-probs kept from sampling differ from recomputed ones by {self.kept_error:.3g}, "
+            f"above {self._kept_limit:g}, so every iteration computes them again, which takes a "
+            "pass of the policy",
+        )
 
     def first_minibatch(self, experience: Experience, stats: dict[str, float]) -> None:
         """Refuse log-probs that do not reproduce: the policy still is the reference (detail 29)."""
@@ -71,13 +122,18 @@ class Watch:
                 "sampling and log-probs disagree",
             )
 
+    def summary(self) -> dict[str, Any]:
+        """Return the audits, and whether log-probs kept from sampling were used."""
+        return {"audit": self.audit, "kept_error": self.kept_error, "kept": self.keeps}
+
     def state(self) -> dict[str, Any]:
         """Return what was seen."""
-        return {"audit": self.audit, "kls": self.kls}
+        return {"audit": self.audit, "kls": self.kls, "kept_error": self.kept_error}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
         self.audit, self.kls = dict(state["audit"]), list(state["kls"])
+        self.kept_error = state["kept_error"]
 
 
 def objective(experience: Experience, kl_coef: float, oracle: Oracle | None) -> dict[str, float]:

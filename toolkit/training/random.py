@@ -7,7 +7,6 @@ generator state and a sequence's draws do not depend on the batch it sits in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -39,12 +38,9 @@ class Stream:
         """Shuffle 0 ... size-1; int64 [size]."""
         return self.numpy(*position).permutation(size)
 
-    def uniforms(self, purpose: str, rows: Sequence[int], length: int) -> torch.Tensor:
-        """Draw float64 [len(rows), length] in [0, 1); row r depends on (purpose, rows[r]) only."""
-        draws = np.empty((len(rows), length))
-        for place, row in enumerate(rows):
-            draws[place] = self.numpy(purpose, int(row)).random(length)
-        return torch.from_numpy(draws)
+    def seed64(self, *position: int | str) -> int:
+        """Return 64 bits at `position`: the key of a generator that counts for itself."""
+        return key_of(*self.parts, *position) % 2**64
 
     def seed_torch(self, *position: int | str) -> None:
         """Seed torch's global generator, which dropout and new weights draw from."""
