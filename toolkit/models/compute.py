@@ -7,10 +7,7 @@ matrix units, so it is kept only where products come out with all their fp32 bit
 AVX-512 AMD core, 768 x 512 x 512: 92 GFLOP/s by MKL, 216 by oneDNN; relative error 2.4e-7, 4.0e-7.
 
 torch's fused CPU attention makes many tiny products, for which oneDNN is slow; up to
-`_PLAIN_ATTENTION` positions attention is then formed from batched products instead. When answers
-are sampled token by token, one position attends to all earlier ones: fused with MKL's products in
-fp32 that took 0.22 ms (batch 32, 6 heads of 64, 96 positions), fused with oneDNN 4.7, from batched
-products 0.80 in fp32 and 0.78 in bf16.
+`_PLAIN_ATTENTION` positions attention is then formed from batched products instead.
 """
 
 from __future__ import annotations
@@ -21,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from toolkit.spec.schema import Hardware
 
@@ -85,30 +79,3 @@ def token_precision(hardware: Hardware, device: torch.device) -> AbstractContext
     if hardware.precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **settings: Any,
-) -> tuple[Tensor, None]:
-    """Attend as transformers' "sdpa" does; from one position on a CPU by MKL, in fp32."""
-    done: tuple[Tensor, None]
-    if query.device.type != "cpu" or query.shape[2] > 1 or torch.is_grad_enabled():
-        done = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-        return done
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False):
-            wide = (x.float() for x in (query, key, value))
-            out, _ = sdpa_attention_forward(module, *wide, attention_mask, **settings)
-    finally:
-        torch.set_float32_matmul_precision(before)
-    return out.to(query.dtype), None
-
-
-AttentionInterface.register("sdpa", _attention)

@@ -1,7 +1,7 @@
 """The device a stage computes on: made ready once, fed from the CPU, read back seldom.
 
 Token batches, records and random numbers are made on the CPU and moved, so that a run on a GPU
-draws what a run on the CPU draws. Every read of a GPU's number makes the CPU wait for all work
+sees what a run on the CPU sees. Every read of a GPU's number makes the CPU wait for all work
 before it; hence numbers of a step are read together, after its last micro-batch.
 """
 
