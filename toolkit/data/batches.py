@@ -85,9 +85,14 @@ class Batch:
             self.source[rows].clamp(max=max(0, width - 1)),
         )  # fmt: skip
 
-    def micro(self, size: int | None) -> list[tuple[slice, Batch]]:
-        """Cut into micro-batches of at most `size` sequences (None: one)."""
-        step = size or max(1, len(self))
+    def micro(self, size: int | None, tokens: int | None = None) -> list[tuple[slice, Batch]]:
+        """Cut into micro-batches of at most `size` sequences.
+
+        Without a size, into as few of equal size as have at most `tokens` tokens, padding
+        included; with neither, into one.
+        """
+        parts = 1 if tokens is None else -(-self.ids.numel() // tokens)
+        step = size or max(1, -(-len(self) // max(1, parts)))
         spans = [slice(a, min(a + step, len(self))) for a in range(0, len(self), step)]
         return [(span, self.rows(span)) for span in spans]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from toolkit.data.batches import Batch
-from toolkit.models.compute import precision
+from toolkit.models.compute import micro_batches, precision
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.output import find_output
 from toolkit.spec.schema import Hardware
@@ -51,6 +51,10 @@ class Policy:
     def device(self) -> torch.device:
         """Where the model is, and all it returns."""
         return torch.device(self.model.device)
+
+    def micro(self, batch: Batch) -> list[tuple[slice, Batch]]:
+        """Cut a batch into what one pass takes."""
+        return micro_batches(batch, self.hardware, self.device)
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return what the head takes for the tokens that count [N, ...], and those tokens [N].
@@ -93,7 +97,7 @@ class Policy:
         """Return the response's log-probs and entropies, fp32 [B, T], 0 outside the mask."""
         logprobs = torch.zeros(batch.mask.numel(), device=self.device)
         entropy = torch.zeros(batch.mask.numel(), device=self.device)
-        for span, micro in batch.micro(self.hardware.micro_batch):
+        for span, micro in self.micro(batch):
             with self._computing(micro):
                 out = self.output.logprobs(*self._rows(micro), self.temperature)
             slots = move(batch.slots(span), self.device)
@@ -124,6 +128,10 @@ class Scorer:
         """Where the model is, and all it returns."""
         return torch.device(self.model.device)
 
+    def micro(self, batch: Batch) -> list[tuple[slice, Batch]]:
+        """Cut a batch into what one pass takes."""
+        return micro_batches(batch, self.hardware, self.device)
+
     def _head(self, hidden: Tensor) -> Tensor:
         with precision(self.hardware, self.device, pairs=0):
             values: Tensor = self.model.score(hidden)
@@ -151,13 +159,13 @@ class Scorer:
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
         """Return scores [B] without gradients, in micro-batches."""
-        parts = [self.scores_of(micro) for _, micro in batch.micro(self.hardware.micro_batch)]
+        parts = [self.scores_of(micro) for _, micro in self.micro(batch)]
         return torch.cat(parts)
 
     @torch.no_grad()
     def values(self, batch: Batch) -> Tensor:
         """Return values [B, T] without gradients, 0 where the mask is False."""
-        parts = [self.values_of(micro) for _, micro in batch.micro(self.hardware.micro_batch)]
+        parts = [self.values_of(micro) for _, micro in self.micro(batch)]
         return torch.cat(parts) * move(batch.mask, self.device)
 
 

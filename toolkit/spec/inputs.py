@@ -43,7 +43,10 @@ class Hardware:
     )
     threads: int | None = key(None, "CPU threads; null: all cores", low=1)
     micro_batch: int | None = key(
-        None, "sequences per forward; null: a whole minibatch at once", low=1
+        None,
+        "sequences per forward; null: equal parts of up to 2000 tokens on a CPU, where more are "
+        "not faster and take more memory; a whole minibatch on a GPU",
+        low=1,
     )
     fused_head: bool = key(
         True,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import rlhf_kernels as rk
-from toolkit.data.batches import collate, windows
+from toolkit.data.batches import Batch, collate, windows
 from toolkit.data.oracle import load_oracle, load_scorer
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_scalar, make_scalar
@@ -163,15 +163,14 @@ class PPO:
         responses = [self.text.decode_response(ids)[0] for ids in answers.ids]
         texts = ([c["prompt"] for c in chosen], responses, answers.finished)
         return make_experience(
-            config, self.models, batch, behaviour, texts, self.extra, once=self._once
+            config, self.models, batch, behaviour, texts, self.extra, once=self._once(batch)
         )
 
-    @property
-    def _once(self) -> bool:
+    def _once(self, batch: Batch) -> bool:
         """Whether a batch is learned from once, whole and in one pass."""
         config = self.config
         whole = config.minibatch == config.batch and config.inner_epochs == 1
-        return whole and self.ctx.spec.hardware.micro_batch is None
+        return whole and len(self.models.value.micro(batch)) == 1
 
     def _policy_step(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """PPO gradient, then the pretraining gradient, accumulated; one optimizer step."""
@@ -186,7 +185,7 @@ class PPO:
     def _backward_ppo(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         config, batch = self.config, experience.batch.rows(rows)
         in_loss = config.kl.place == "loss"
-        parts = batch.micro(self.ctx.spec.hardware.micro_batch)
+        parts = self.models.policy.micro(batch)
         seen: list[list[torch.Tensor]] = []
         stats: dict[str, torch.Tensor] = {}
         for span, micro in parts:
@@ -233,7 +232,7 @@ class PPO:
     def _value_step(self, i: int, experience: Experience, rows: torch.Tensor) -> dict[str, float]:
         """Clipped value loss, one optimizer step of the value model."""
         config, batch = self.config.value, experience.batch.rows(rows)
-        parts = batch.micro(self.ctx.spec.hardware.micro_batch)
+        parts = self.models.value.micro(batch)
         device = self.models.value.device
         seen: list[list[torch.Tensor]] = []
         for span, micro in parts:

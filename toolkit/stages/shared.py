@@ -110,7 +110,7 @@ def backward_cross_entropy(
     """
     tokens = batch.tokens if denominator is None else denominator
     losses: list[torch.Tensor] = []
-    for _, micro in batch.micro(policy.hardware.micro_batch):
+    for _, micro in policy.micro(batch):
         loss = policy.text_loss(micro, tokens)
         (loss * weight).backward()
         losses.append(loss.detach())

@@ -7,7 +7,9 @@ before it; hence numbers of a step are read together, after its last micro-batch
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 import rlhf_kernels as rk
 from toolkit.spec.errors import StageFailed
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
 _WORKSPACE = ":4096:8"  # the cuBLAS setting that torch's deterministic mode asks for
 
 
@@ -68,3 +71,13 @@ def read_rows(rows: Sequence[Sequence[Tensor]]) -> list[list[float]]:
         return []
     numbers: list[list[float]] = torch.stack([torch.stack(list(row)) for row in rows]).tolist()
     return numbers
+
+
+def return_large_blocks() -> None:
+    """Have glibc give freed blocks of 4 MiB and more back to the system at once.
+
+    By default it keeps blocks of up to 32 MiB for later, and pieces of them in between: 3 % of the
+    peak of a PPO step over a vocabulary of 50257. Other C libraries have no such setting.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)

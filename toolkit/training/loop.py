@@ -11,7 +11,7 @@ import torch
 from toolkit.models.compute import prepare_products
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.training.checkpoint import Checkpoints
-from toolkit.training.device import peak_device_memory, prepare_device
+from toolkit.training.device import peak_device_memory, prepare_device, return_large_blocks
 from toolkit.training.guard import StopStage
 from toolkit.training.metrics import Metrics
 
@@ -94,6 +94,7 @@ def configure(ctx: StageContext) -> None:
     torch.set_num_threads(ctx.threads)
     prepare_device(ctx.device, deterministic=ctx.spec.hardware.deterministic)
     prepare_products(ctx.device)
+    return_large_blocks()
     # use_deterministic_algorithms sets the same switch, after a second of importing the compiler.
     torch.set_deterministic_debug_mode("error" if ctx.spec.hardware.deterministic else "default")
     torch.manual_seed(ctx.spec.seed)

@@ -1,0 +1,27 @@
+"""Micro-batches: by sequences or by tokens, every sequence once and in order."""
+
+import pytest
+
+from toolkit.data.batches import collate
+
+
+def make(sequences, prompt=2, response=3):
+    return collate([[1] * prompt] * sequences, [[2] * response] * sequences, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "sizes"),
+    [
+        (None, None, [10]),
+        (4, None, [4, 4, 2]),
+        (4, 5, [4, 4, 2]),
+        (None, 50, [10]),
+        (None, 49, [5, 5]),
+        (None, 20, [4, 4, 2]),
+        (None, 1, [1] * 10),
+    ],
+)
+def test_a_batch_is_cut_by_sequences_or_by_tokens(size, tokens, sizes):
+    parts = make(10).micro(size, tokens)
+    assert [len(part) for _, part in parts] == sizes
+    assert [i for span, _ in parts for i in range(10)[span]] == list(range(10))
