@@ -80,10 +80,10 @@ def test_both_matrix_libraries_agree_across_slabs(onednn, monkeypatch):
     monkeypatch.setattr(_matmul, "_mkl_keeps_to_avx2", lambda: onednn)
     loss, grads = run(rk.linear_cross_entropy, inputs, chunk_bytes=chunk_bytes(7, 1000))
     truth, true_grads = run(reference, inputs)
-    base, base_grads = run(plain, inputs)
-    assert_near_truth(loss, truth, base)
-    for triple in zip(grads, true_grads, base_grads, strict=True):
-        assert_gradient_near_truth(*triple)
+    assert_near_truth(loss, truth)
+    for grad, true_grad in zip(grads, true_grads, strict=True):
+        # One fp32 rounding for each chunk and slab that is added; a slab left out is of order 1.
+        assert (grad - true_grad).abs().max() < 5e-6 * true_grad.abs().max()
 
 
 def test_rows_outside_the_mask_are_not_read():
