@@ -1,0 +1,30 @@
+"""A run with the fused head ends where one with the model's own logits ends."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.end_to_end import run_tiny
+
+MODELS = ("pretrain/model", "sft/model", "reward.1/model", "ppo.1/policy", "ppo.1/value")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    for fused in ("true", "false"):
+        run_tiny(out / fused, f"hardware.fused_head={fused}", until="ppo")
+    return out
+
+
+@pytest.mark.parametrize("folder", MODELS)
+def test_final_weights_agree(runs, folder):
+    ours, plain = (
+        load_file(runs / fused / "stages" / folder / "model.safetensors")
+        for fused in ("true", "false")
+    )
+    assert ours.keys() == plain.keys()
+    for name, weight in ours.items():
+        # Rounding of the gradients, through some ten steps of Adam, which divides by their size.
+        torch.testing.assert_close(weight, plain[name], rtol=1e-3, atol=2e-5)
+    assert any(not torch.equal(weight, plain[name]) for name, weight in ours.items())
