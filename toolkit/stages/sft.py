@@ -64,8 +64,10 @@ class Sft:
         count = min(self.config.batch, len(self.train) - start)
         rows = self.order.take(epoch * len(self.train) + start, count)
         batch = self._collate([self.train[r] for r in rows])
-        self.stream.seed_torch("dropout", i)
-        self.model.train()
+        if self.config.dropout:
+            self.stream.seed_torch("dropout", i)
+        if not self.model.training:  # it visits every module, and most steps find them so
+            self.model.train()
         lr = self.updater.lr
         loss = backward_cross_entropy(self.policy, batch)
         check_finite(self.ctx, i, "the loss", loss, ids=batch.ids)
