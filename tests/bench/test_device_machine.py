@@ -59,7 +59,8 @@ def test_what_is_not_available_is_absent():
     assert to_number("") is None
 
 
-def test_rates_are_those_of_the_fastest_pass():
+def test_rates_are_those_of_the_fastest_pass(monkeypatch):
+    monkeypatch.setattr(_registry, "has_cuda", lambda: False)
     read, copied = device_machine.measure_rates(SlowClock(), "cpu", 4096)
     assert read is None
     assert copied == pytest.approx(2 * 4096 / 5e-4 / 1e9)
