@@ -1,30 +1,11 @@
 // Declarations of csrc/cpu/sample.cpp.
 #pragma once
 
-#include <optional>
-
+#include "arguments.h"
 #include "cpu/rows.h"
 #include "tensor.h"
 
 namespace rlhf::cpu {
-
-struct SampleInputs {
-  TensorView logits;
-  TensorView row_ids;
-  TensorView positions;
-  std::optional<TensorView> temperatures;
-  double temperature;
-  int64_t seed;
-  int64_t top_k;  // 0: off
-  double top_p;   // 1: off
-};
-
-struct SampleOutputs {
-  TensorView tokens;
-  TensorView logprobs;
-  TensorView truncated_logprobs;
-  TensorView entropy;
-};
 
 void sample(const SampleInputs& inputs, const SampleOutputs& outputs);
 
