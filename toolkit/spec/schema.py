@@ -1,6 +1,6 @@
 """Every key of a spec: its type, default, range, unit and source.
 
-This file and `inputs.py` are the whole vocabulary. A field is declared with `key(default, text)`;
+This file, `inputs.py`, `training.py` and `learners.py` are the whole vocabulary. A field is declared with `key(default, text)`;
 the loader walks these dataclasses to check a YAML tree, `docs/SPEC.md` and `show` are made from
 them. Nothing here imports torch.
 
@@ -26,6 +26,17 @@ from toolkit.spec.inputs import (
     Text,
     key,
 )
+from toolkit.spec.learners import (
+    ExtraReward,
+    Kl,
+    NoEos,
+    Ppo,
+    Ptx,
+    StopIf,
+    Value,
+    Warmup,
+)
+from toolkit.spec.training import Optimizer, Schedule
 
 __all__ = [
     "Checkpoint",
@@ -59,29 +70,6 @@ __all__ = [
     "Value",
     "Warmup",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """AdamW. The paper prints the betas only (C)."""
-
-    betas: tuple[float, float] = key((0.9, 0.95), "InstructGPT C", low=0.0, high=1.0)
-    eps: float = key(1e-8, "Adam epsilon (the RL code line uses 1e-5)", low=0.0, open_low=True)
-    weight_decay: float = key(
-        0.0, "decoupled, not on biases and norms; not printed by the paper", low=0.0
-    )
-    clip_norm: float | None = key(
-        1.0, "global gradient norm; not printed by the paper", low=0.0, open_low=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Learning rate over a stage's optimizer steps."""
-
-    name: Literal["cosine", "linear", "constant"] = key("cosine", "shape after the warmup")
-    floor: float = key(0.1, "last rate as a share of the peak (C.1: 10 %)", low=0.0, high=1.0)
-    warmup: int = key(0, "optimizer steps from near 0 to the peak (C.1: none)", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,111 +160,6 @@ class Reward:
     gate: Gate | None = key(None, "stop the run below this; null: no gate")
     schedule: Schedule = key(Schedule, "learning rate schedule (C.2: cosine to 10 %)")
     optimizer: Optimizer = key(Optimizer, "AdamW settings")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Value:
-    """The value function: the reward model's size and start (C.4)."""
-
-    init: Literal["reward", "sft"] = key("reward", "where the value model starts (C.4: the RM)")
-    lr: float = key(9e-6, "peak learning rate (C.4: 9e-6)", low=0.0, open_low=True)
-    cliprange: float = key(0.2, "value change per update, in reward units", low=0.0, open_low=True)
-    vf_coef: float = key(0.1, "weight of the value loss", low=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kl:
-    """The penalty that holds the policy to the reference."""
-
-    coef: float = key(0.02, "per token, beta of the paper (C.4: 0.02)", low=0.0)
-    place: Literal["reward", "loss"] = key(
-        "reward", "shape the reward (the paper), or add to the loss"
-    )
-    estimator: Literal["k1", "k2", "k3"] = key(
-        "k1", "k1 = d, k2 = d^2/2, k3 = expm1(-d) + d; loss: not k1"
-    )
-    controller: Literal["fixed"] = key("fixed", "the coefficient stays as it is")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ptx:
-    """The pretraining term of PPO-ptx (C.4)."""
-
-    coef: float = key(27.8, "weight, gamma of the paper (C.4: 27.8)", low=0.0)
-    ratio: float = key(8.0, "pretraining examples per episode (C.4: 8)", low=0.0, open_low=True)
-    length: int = key(2048, "tokens per pretraining example", low=2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Warmup:
-    """Learning rate at the start of PPO."""
-
-    iterations: int = key(10, "PPO iterations (C.4: 10)", low=0)
-    start: float = key(0.1, "share of the peak at the first (C.4: a tenth)", low=0.0, high=1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoEos:
-    """What an answer without end-of-text earns."""
-
-    score: float = key(-1.0, "replaces the reward model's score, in reward units")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtraReward:
-    """Your own term, added to the reward model's score."""
-
-    fn: str = key("", "(prompts, responses) -> scores, path/to/file.py:function", kind="function")
-    weight: float = key(1.0, "weight of the term")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StopIf:
-    """Conditions that end PPO early, with the cause named."""
-
-    kl_above: float | None = key(
-        50.0, "mean KL to the reference, nats per response", low=0.0, open_low=True
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ppo:
-    """PPO against the reward model, with the pretraining term (C.4)."""
-
-    episodes: int = key(256000, "episodes in all (C.4: 256k)", low=1)
-    batch: int = key(512, "episodes per iteration (C.4: 512)", low=1)
-    minibatch: int = key(64, "episodes per optimizer step (C.4: 64)", low=1)
-    inner_epochs: int = key(1, "passes over a batch (C.4: 1)", low=1)
-    lr: float = key(
-        8.0e-6,
-        "peak learning rate (ours; C.4 prints a scan of 2.55e-6 to 2.55e-5)",
-        low=0.0,
-        open_low=True,
-    )
-    anneal: bool = key(False, "linearly to 0 over the run (2019 line); false: constant (C.4)")
-    value: Value = key(Value, "value function")
-    cliprange: float = key(0.2, "ratio clip (C.4: 0.2)", low=0.0, open_low=True)
-    gamma: float = key(1.0, "discount (C.4: none)", low=0.0, high=1.0)
-    lam: float = key(0.95, "GAE lambda; not printed by the paper", low=0.0, high=1.0)
-    whiten: Literal["none", "advantages", "rewards", "both"] = key(
-        "advantages", "masked whitening over a whole batch"
-    )
-    temperature: float = key(
-        1.0, "of the rollout, and of every log-prob (C.4: 1)", low=0.0, open_low=True
-    )
-    entropy_coef: float = key(0.0, "entropy bonus in the loss", low=0.0)
-    kl: Kl = key(Kl, "penalty to the reference")
-    ptx: Ptx | None = key(None, "pretraining term; null: off")
-    warmup: Warmup = key(Warmup, "learning rate at the start")
-    ema: float | None = key(
-        0.992, "decay per optimizer step (C.4: 0.992); null: off", low=0.0, high=1.0
-    )
-    no_eos: NoEos | None = key(
-        NoEos, "rule for answers without end-of-text; null: the RM's score stands"
-    )
-    extra_reward: ExtraReward | None = key(None, "your own reward term")
-    stop_if: StopIf = key(StopIf, "conditions that stop PPO")
-    optimizer: Optimizer = key(lambda: Optimizer(eps=1e-5), "AdamW settings")
 
 
 @dataclass(frozen=True, kw_only=True)
