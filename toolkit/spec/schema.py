@@ -1,8 +1,8 @@
 """Every key of a spec: its type, default, range, unit and source.
 
-This file, `inputs.py`, `training.py` and `learners.py` are the whole vocabulary. A field is declared with `key(default, text)`;
-the loader walks these dataclasses to check a YAML tree, `docs/SPEC.md` and `show` are made from
-them. Nothing here imports torch.
+This file, `inputs.py`, `training.py` and `learners.py` are the whole vocabulary. A field is
+declared with `key(default, text)`; the loader walks these dataclasses to check a YAML tree,
+`docs/SPEC.md` and `show` are made from them. Nothing here imports torch.
 
 A field whose type is another dataclass (or that | None) is a section. `Literal[...]` is a closed
 choice. Bounds are inclusive unless `open_low` is set. Sources: "C.1" ... "C.4" are appendix
