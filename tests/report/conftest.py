@@ -196,7 +196,7 @@ class RunFolder:
             "key": f"key-{kind}",
             "parts": {
                 "spec": json.loads(json.dumps(spec_slice(self.loaded.spec, node.paths))),
-                "inputs": {name: f"key-{name}" for name in node.inputs},
+                "inputs": {read: f"key-{name.split('.')[0]}" for read, name in node.inputs.items()},
                 "seed": 7,
             },
             "seconds": 12.5,

@@ -12,7 +12,7 @@ READS = {
     "sft": ("data", "pretrain"),
     "reward": ("data", "pretrain", "sft", "label"),
     "ppo": ("data", "pretrain", "sft", "reward"),
-    "evaluate": ("data", "pretrain", "sft", "reward", "ppo"),
+    "evaluate": ("data", "pretrain", "sft", "reward", "learner"),
 }
 USED = [
     ("pretrain", "linear_cross_entropy"),
@@ -45,7 +45,8 @@ def stages(tmp_path_factory):
 
 
 def context(stages, kind, work, *overrides):
-    folder = {k: stages / (f"{k}.1" if k in ("label", "reward", "ppo") else k) for k in READS[kind]}
+    names = {"label": "label.1", "reward": "reward.1", "learner": "ppo.1"}
+    folder = {k: stages / names.get(k, k) for k in READS[kind]}
     spec = load_spec(SPEC, list(overrides)).spec
     return StageContext(
         spec=spec, name=kind, kind=kind, round=1, work=work, inputs=folder, threads=2

@@ -1,7 +1,8 @@
 """From a spec to the stages that make it true, in order. Pure: reads no file.
 
-    data -> pretrain -> sft -> collect.1 -> label.1 -> reward.1 -> ppo.1 -> evaluate, export
+    data -> pretrain -> sft -> collect.1 -> label.1 -> reward.1 -> LEARNER.1 -> evaluate, export
 
+LEARNER is the stage that improves the policy; who reads it finds it under the key "learner".
 A stage's result is a function of what its node names: a slice of the spec, files, and the results
 it reads. What is not named here must not be read by the stage.
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from toolkit.spec.schema import ModelFolder, ModelSource, Spec
+from toolkit.spec.schema import LEARNERS, ModelFolder, ModelSource, Spec
+
+LEARNER = "learner"
+"""Key of Node.inputs under which evaluate, export and collect find a learner's folder."""
 
 VERSIONS: Mapping[str, int] = {
     "data": 1,
@@ -21,8 +25,8 @@ VERSIONS: Mapping[str, int] = {
     "label": 1,
     "reward": 2,
     "ppo": 2,
-    "evaluate": 2,
-    "export": 1,
+    "evaluate": 3,
+    "export": 2,
 }
 """Raised by hand when a stage's code changes what it computes; older results then run again."""
 
@@ -34,10 +38,10 @@ READS: Mapping[str, tuple[str, ...]] = {
     "label": ("data", "collect"),
     "reward": ("data", "pretrain", "sft", "label"),
     "ppo": ("data", "pretrain", "sft", "reward"),
-    "evaluate": ("data", "pretrain", "sft", "label", "reward", "ppo"),
-    "export": ("data", "pretrain", "sft", "reward", "ppo"),
+    "evaluate": ("data", "pretrain", "sft", "label", "reward", LEARNER),
+    "export": ("data", "pretrain", "sft", "reward", LEARNER),
 }
-"""Stage kind -> kinds whose folders it reads, where the run has them."""
+"""Stage kind -> kinds whose folders it reads, where the run has them; any learner is LEARNER."""
 
 SLICES: Mapping[str, tuple[str, ...]] = {
     "data": ("data", "text", "models.base.path"),
@@ -63,8 +67,8 @@ class Node:
     Args:
         name: folder name, such as "ppo.1".
         kind: stage file, such as "ppo".
-        round: 1-based for collect, label, reward and ppo; 0 for the others.
-        inputs: stage kind -> name of the stage it reads.
+        round: 1-based for collect, label, reward and the learner; 0 for the others.
+        inputs: stage kind, or LEARNER, -> name of the stage it reads.
         version: VERSIONS[kind].
         paths: spec paths the result depends on.
         files: files and model folders whose content the result depends on.
@@ -92,8 +96,8 @@ def kinds(spec: Spec) -> list[str]:
         chosen.append("sft")
     if spec.models.reward_trained is None:
         chosen += (["collect"] if spec.collect is not None else []) + ["label", "reward"]
-    if spec.ppo is not None:
-        chosen.append("ppo")
+    if spec.learner is not None:
+        chosen.append(spec.learner)
     if spec.evaluate is not None:
         chosen.append("evaluate")
     if spec.export is not None:
@@ -106,7 +110,7 @@ def build_graph(spec: Spec) -> list[Node]:
     nodes: list[Node] = []
     names: dict[str, str] = {}
     for kind in kinds(spec):
-        number = 1 if kind in ("collect", "label", "reward", "ppo") else 0
+        number = 1 if kind in ("collect", "label", "reward", *LEARNERS) else 0
         name = f"{kind}.{number}" if number else kind
         nodes.append(
             Node(
@@ -122,7 +126,7 @@ def build_graph(spec: Spec) -> list[Node]:
                 and not (kind == "label" and spec.label.by != "model"),
             )
         )
-        names[kind] = name
+        names[LEARNER if kind in LEARNERS else kind] = name
     return nodes
 
 

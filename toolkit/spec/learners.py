@@ -12,6 +12,9 @@ from typing import Literal
 from toolkit.spec.inputs import key
 from toolkit.spec.training import Optimizer
 
+LEARNERS = ("ppo",)
+"""Sections that improve the policy, each a stage kind; a run has one of them, or none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Value:

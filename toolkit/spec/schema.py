@@ -27,6 +27,7 @@ from toolkit.spec.inputs import (
     key,
 )
 from toolkit.spec.learners import (
+    LEARNERS,
     ExtraReward,
     Kl,
     NoEos,
@@ -39,6 +40,7 @@ from toolkit.spec.learners import (
 from toolkit.spec.training import Optimizer, Schedule
 
 __all__ = [
+    "LEARNERS",
     "Checkpoint",
     "Collect",
     "Data",
@@ -167,7 +169,7 @@ class Evaluate:
     """Compare the result with where it started, on held-out prompts."""
 
     prompts: int = key(512, "held-out prompts used; all there are if fewer", low=1)
-    weights: Literal["ema", "last"] = key("ema", "which PPO weights decide; both are reported")
+    weights: Literal["ema", "last"] = key("ema", "weights that decide; all are reported")
     win_rate: list[Literal["oracle", "reward"]] = key(["oracle", "reward"], "judges")
     temperature: float = key(1.0, "sampling temperature", low=0.0, open_low=True)
     perplexity_tokens: int = key(20000, "held-out pretraining tokens read; 0: none", low=0)
@@ -186,7 +188,7 @@ class Checkpoint:
 class Export:
     """What is copied to export/."""
 
-    weights: Literal["ema", "last"] = key("ema", "which PPO weights")
+    weights: Literal["ema", "last"] = key("ema", "which weights of the learner")
     reward: bool = key(True, "the reward model too")
     value: bool = key(True, "the value model too")
 
@@ -218,3 +220,8 @@ class Spec:
         ["console", "jsonl"], "where metrics go"
     )
     export: Export | None = key(Export, "final folders; null: none")
+
+    @property
+    def learner(self) -> str | None:
+        """The section that improves the policy, which is its stage's kind; None without one."""
+        return next((kind for kind in LEARNERS if getattr(self, kind) is not None), None)

@@ -60,7 +60,8 @@ class Collect:
 
     def _sources(self) -> list[str]:
         """Sources that exist in this round: no PPO policy does before the first PPO."""
-        return [name for name in self.config.sources if name != "ppo" or "ppo" in self.ctx.inputs]
+        there = "learner" in self.ctx.inputs
+        return [name for name in self.config.sources if name != "ppo" or there]
 
     def _policy(self, name: str) -> Policy:
         ctx, text = self.ctx, self.text
@@ -69,7 +70,7 @@ class Collect:
         elif name == "base":
             model = load_pretrained(ctx, text)
         elif name == "ppo":
-            model = load_policy(ctx.inputs["ppo"] / "policy", text, ctx.device)
+            model = load_policy(ctx.inputs["learner"] / "policy", text, ctx.device)
         else:
             model = load_policy(Path(name), text, ctx.device)
         return Policy(model, text.vocab, ctx.spec.hardware, self.config.sampling.temperature)

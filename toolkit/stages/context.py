@@ -30,9 +30,9 @@ class StageContext:
         spec: the resolved spec.
         name: stage name as in the run folder, such as "ppo.1".
         kind: which stage file runs, such as "ppo".
-        round: 1-based round of collect, label, reward, ppo; 0 for the others.
+        round: 1-based round of collect, label, reward and the learner; 0 for the others.
         work: folder being written; the runner renames it to stages/<name> when the stage is done.
-        inputs: stage kind -> finished folder, such as {"data": ..., "sft": ...}.
+        inputs: stage kind, or "learner", -> finished folder: {"data": ..., "sft": ...}.
         device: "cpu" or "cuda" (resolved; never "auto").
         threads: CPU threads (resolved).
         progress: called after every step.

@@ -1,9 +1,8 @@
 """Stage `evaluate`: the result against where it started, on held-out prompts.
 
-Win rate = share of prompts on which the judge scores PPO's answer above SFT's, a tie counting one
-half, with a 95 % interval of
-the mean. The reward model is also what PPO was trained on, so the oracle's verdict stands beside
-it.
+Win rate = share of prompts on which the judge scores the learner's answer above SFT's, a tie
+counting one half, with a 95 % interval of the mean. The reward model is also what PPO is trained
+on, so the oracle's verdict stands beside it.
 """
 
 from __future__ import annotations
@@ -78,11 +77,15 @@ class Evaluate:
         )
         self.reference = self._policy(load_sft(ctx, self.text))
         self.names: dict[str, Path | None] = {"sft": None}
-        if "ppo" in ctx.inputs:
-            for name, folder_name in (("ppo_ema", "policy_ema"), ("ppo_last", "policy")):
-                if (ctx.inputs["ppo"] / folder_name).exists():
-                    self.names[name] = ctx.inputs["ppo"] / folder_name
+        if "learner" in ctx.inputs:
+            for weights, folder_name in (("ema", "policy_ema"), ("last", "policy")):
+                if (ctx.inputs["learner"] / folder_name).exists():
+                    self.names[self._name(weights)] = ctx.inputs["learner"] / folder_name
         return len(self.names)
+
+    def _name(self, weights: str) -> str:
+        """Such as "ppo_ema"."""
+        return f"{self.ctx.spec.learner}_{weights}"
 
     def _policy(self, model: Any) -> Policy:
         spec = self.ctx.spec
@@ -196,10 +199,10 @@ class Evaluate:
         result: dict[str, Any] = {"prompts": len(self.prompts), "models": models}
         warnings: list[str] = []
         if decider is not None:
-            result["weights"] = decider.removeprefix("ppo_")
+            result["weights"] = decider.rpartition("_")[2]
             result["judges"] = self._win_rates(decider)
-            sft, ppo = self._judged("sft"), self._judged(decider)
-            warnings = over_optimisation(sft, ppo, self._curve())
+            sft, ours = self._judged("sft"), self._judged(decider)
+            warnings = over_optimisation(sft, ours, self._curve())
             self._write_samples(decider)
         if self.kinds:
             result["by_kind"] = self._by_kind()
@@ -212,10 +215,8 @@ class Evaluate:
         return StageResult(summary=result, warnings=tuple(warnings))
 
     def _decider(self) -> str | None:
-        wanted = f"ppo_{self.config.weights}"
-        if wanted in self.measured:
-            return wanted
-        return "ppo_last" if "ppo_last" in self.measured else None
+        wanted = (self._name(weights) for weights in (self.config.weights, "last"))
+        return next((name for name in wanted if name in self.measured), None)
 
     def _win_rates(self, decider: str) -> dict[str, Any]:
         ours, theirs = self.measured[decider]["rows"], self.measured["sft"]["rows"]
@@ -247,21 +248,25 @@ class Evaluate:
         return broken
 
     def _curve(self) -> list[Record]:
-        """PPO's metrics, one record per iteration."""
-        path = self.ctx.inputs["ppo"] / "metrics.jsonl"
+        """The learner's metrics, one record per step."""
+        path = self.ctx.inputs["learner"] / "metrics.jsonl"
         return read_records(path) if path.exists() else []
 
     def _write_samples(self, decider: str) -> None:
         pairs = zip(self.measured["sft"]["rows"], self.measured[decider]["rows"], strict=True)
-        kinds = iter(self.kinds)
+        kinds, learner = iter(self.kinds), needed(self.ctx.spec.learner)
         records = []
-        for sft, ppo in list(pairs)[: self.config.samples]:
-            record = {"prompt": sft["prompt"], "sft": sft["response"], "ppo": ppo["response"]}
+        for sft, ours in list(pairs)[: self.config.samples]:
+            record: Record = {
+                "prompt": sft["prompt"],
+                "sft": sft["response"],
+                learner: ours["response"],
+            }
             if (kind := next(kinds, None)) is not None:
                 record["kind"] = kind
             for judge in ("oracle", "reward"):
                 if judge in sft:
-                    record |= {f"{judge}_sft": sft[judge], f"{judge}_ppo": ppo[judge]}
+                    record |= {f"{judge}_sft": sft[judge], f"{judge}_{learner}": ours[judge]}
             records.append(record)
         write_records(self.ctx.work / "samples.jsonl", records)
 

@@ -46,20 +46,21 @@ class Export:
         ctx, wanted = self.ctx, {}
         causal, scalar = "AutoModelForCausalLM", "AutoModelForSequenceClassification"
         policy = sft_folder(ctx)
-        if "ppo" in ctx.inputs:
-            ema = ctx.inputs["ppo"] / "policy_ema"
+        if "learner" in ctx.inputs:
+            ema = ctx.inputs["learner"] / "policy_ema"
             policy = (
                 ema
                 if self.config.weights == "ema" and ema.exists()
-                else ctx.inputs["ppo"] / "policy"
+                else ctx.inputs["learner"] / "policy"
             )
         if policy is not None:
             wanted["policy"] = (policy, causal)
         reward = reward_folder(ctx)
         if self.config.reward and reward is not None:
             wanted["reward"] = (reward, scalar)
-        if self.config.value and "ppo" in ctx.inputs:
-            wanted["value"] = (ctx.inputs["ppo"] / "value", scalar)
+        if self.config.value and "learner" in ctx.inputs:
+            value = ctx.inputs["learner"] / "value"
+            wanted |= {"value": (value, scalar)} if value.exists() else {}
         return wanted
 
     def state(self) -> dict[str, Any]:
