@@ -21,7 +21,8 @@ def key(
 ) -> Any:
     """Declare a spec key.
 
-    `kind` names a format the loader checks: duration, function, path, weights, k.
+    `kind` names a format the loader checks: duration, function, path, weights, k; or_sft: a
+    section, or the word sft for null.
     """
     meta = {"text": text, "low": low, "high": high, "open_low": open_low, "kind": kind}
     if isinstance(default, type) or callable(default):

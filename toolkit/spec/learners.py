@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from toolkit.spec.inputs import key
-from toolkit.spec.training import Optimizer
+from toolkit.spec.training import Optimizer, Schedule
 
 LEARNERS = ("ppo",)
 """Sections that improve the policy, each a stage kind; a run has one of them, or none."""
@@ -37,7 +37,14 @@ class Kl:
     estimator: Literal["k1", "k2", "k3"] = key(
         "k1", "k1 = d, k2 = d^2/2, k3 = expm1(-d) + d; loss: not k1"
     )
-    controller: Literal["fixed"] = key("fixed", "the coefficient stays as it is")
+    controller: Literal["fixed", "adaptive"] = key(
+        "fixed",
+        "adaptive: after each iteration coef *= 1 + clip(KL / target - 1, +-0.2) * batch / horizon",
+    )
+    target: float | None = key(
+        None, "of the adaptive controller, nats per response", low=0.0, open_low=True
+    )
+    horizon: int = key(10000, "episodes over which the adaptive controller corrects", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +89,34 @@ class StopIf:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Init:
+    """The separate start of the policy, also the KL reference (C.3)."""
+
+    sft_epochs: int = key(2, "passes over the demonstrations (C.3: 2)", low=1)
+    pretrain_mix: float = key(
+        0.1,
+        "share of a batch's examples that are pretraining text, and of its loss (C.3: 10 %)",
+        low=0.0,
+        high=0.9,
+    )
+    length: int = key(2048, "tokens per pretraining example", low=2)
+    batch: int = key(32, "demonstrations and pretraining examples per step (C.3: 32)", low=1)
+    lr: float = key(5e-6, "peak learning rate (C.3, 1.3B: 5e-6)", low=0.0, open_low=True)
+    schedule: Schedule = key(Schedule, "learning rate schedule (C.3: cosine to 10 %)")
+    optimizer: Optimizer = key(Optimizer, "AdamW settings")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ppo:
     """PPO against the reward model, with the pretraining term (C.4)."""
 
-    episodes: int = key(256000, "episodes in all (C.4: 256k)", low=1)
+    init: Init | None = key(
+        None, "where the policy starts, and the KL reference; sft or null: SFT", kind="or_sft"
+    )
+    restart: Literal["init", "previous"] = key(
+        "init", "start of later rounds: the first start, or the previous round's last policy"
+    )
+    episodes: int = key(256000, "episodes per round (C.4: 256k)", low=1)
     batch: int = key(512, "episodes per iteration (C.4: 512)", low=1)
     minibatch: int = key(64, "episodes per optimizer step (C.4: 64)", low=1)
     inner_epochs: int = key(1, "passes over a batch (C.4: 1)", low=1)

@@ -29,6 +29,7 @@ from toolkit.spec.inputs import (
 from toolkit.spec.learners import (
     LEARNERS,
     ExtraReward,
+    Init,
     Kl,
     NoEos,
     Ppo,
@@ -50,6 +51,7 @@ __all__ = [
     "ExtraReward",
     "Gate",
     "Hardware",
+    "Init",
     "Kl",
     "Label",
     "ModelFolder",
@@ -95,6 +97,12 @@ class Sft:
     lr: float = key(9.65e-6, "peak learning rate (C.1: 9.65e-6)", low=0.0, open_low=True)
     dropout: float = key(0.2, "residual dropout (C.1: 0.2)", low=0.0, high=0.9)
     loss_on: Literal["response", "all"] = key("response", "tokens that carry the loss")
+    select: Literal["last", "reward"] = key(
+        "last",
+        "reward: the epoch whose answers the reward model scores best is the SFT model of all "
+        "later stages (C.1); keeps each epoch's weights",
+    )
+    select_prompts: int = key(512, "held-out prompts that select reads; or all", low=1)
     schedule: Schedule = key(Schedule, "learning rate schedule (C.1: cosine to 10 %, no warmup)")
     optimizer: Optimizer = key(Optimizer, "AdamW settings")
 
@@ -112,7 +120,7 @@ class Sampling:
 class Collect:
     """Sample K answers for each prompt, to be ranked."""
 
-    prompts: int = key(33207, "prompts used; all there are if fewer (Table 6: 33,207)", low=1)
+    prompts: int = key(33207, "prompts per round; all there are if fewer (Table 6: 33,207)", low=1)
     k: tuple[int, int] = key(
         (4, 9),
         "answers per prompt, uniform, inclusive; or one number (3.5: 4 to 9)",
@@ -206,6 +214,7 @@ class Spec:
     models: Models = key(Models, "starting models")
     text: Text = key(Text, "tokens")
     data: Data = key(Data, "input")
+    rounds: int = key(1, "times collect, label, reward and the learner run", low=1)
     pretrain: Pretrain | None = key(None, "stage for models from scratch; null: none")
     sft: Sft | None = key(Sft, "stage 1; null: the base is the SFT model")
     collect: Collect | None = key(

@@ -55,8 +55,10 @@ class Walker:
 
     def value(self, info: KeyInfo, value: Any, path: Path_) -> Any:
         """Return the spec's value of one key."""
-        if path in self.broken or (value is None and info.optional):
-            return self._stand_in(info) if path in self.broken else None
+        if path in self.broken:
+            return self._stand_in(info)
+        if info.optional and (value is None or (info.kind == "or_sft" and value == "sft")):
+            return None
         if info.section is not None and isinstance(value, dict):
             return self.section(info.section, value, path)
         try:
@@ -72,10 +74,9 @@ class Walker:
 
 
 def _unknown(name: str, known: dict[str, KeyInfo]) -> str:
-    if nearest_name(name, known) is None:
-        homes = [".".join(path) for path, info in all_paths(Spec) if path[-1] == name]
-        if homes:
-            return f"unknown key here; it exists as {', '.join(homes[:4])}"
+    homes = [".".join(path) for path, info in all_paths(Spec) if path[-1] == name]
+    if homes:
+        return f"unknown key here; it exists as {', '.join(homes[:4])}"
     return f"unknown key; {did_you_mean(name, known)}"
 
 
