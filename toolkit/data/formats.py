@@ -8,7 +8,8 @@
                      {"chosen", "rejected"}: dialogues that share a prefix up to "Assistant:"
     pretrain         .txt, .txt.zst: documents parted by <|endoftext|>; or records with "text"
 
-Optional: user (splits), labeler. Other columns are ignored.
+Optional: user (splits); of rankings labeler, and one entry per answer in each of ratings (1 to 7),
+metadata ({quality: 1 to 7, any flag: true or false}) and source. Other columns are ignored.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Records to token ids, training and held-out; every rule that drops a record counts it.
 
-A record is held out when blake2b(seed, its user, or its prompt where it has no user) falls below
-`data.split.valid`. So the division depends on no order, the same user or prompt falls on the same
-side in every file, and a training prompt that is held out under another user is dropped. A task
-divides its own prompts.
+What a file's records must pass first stands in `rules`. A record is held out when blake2b(seed,
+its user, or its prompt where it has no user) falls below `data.split.valid`. So the division
+depends on no order, the same user or prompt falls on the same side in every file, and a training
+prompt that is held out under another user is dropped. A task divides its own prompts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
+from toolkit.data.encode import BadText, Tokenized, encode_record
 from toolkit.data.formats import (
     Read,
     read_demonstrations,
@@ -22,7 +22,8 @@ from toolkit.data.formats import (
     settings_of,
     shorten,
 )
-from toolkit.data.records import Record, iterate_texts
+from toolkit.data.records import Record
+from toolkit.data.rules import apply_rules, prompt_key
 from toolkit.data.seeds import share
 from toolkit.data.tasks.base import EOS, Example, Task
 from toolkit.data.template import Template, make_template
@@ -31,7 +32,6 @@ from toolkit.spec.errors import DataError, Problem, SpecError
 from toolkit.spec.schema import Spec
 
 Side = Literal["train", "valid"]
-Tokenized = dict[str, Any]
 
 HELD_OUT = "prompt also held out"
 
@@ -103,7 +103,7 @@ def prepare(spec: Spec, text: Text, task: Task | None = None) -> Prepared:
     problems = [problem for part in parts for problem in part.found.problems]
     out = Prepared(warnings=[note for part in parts for note in part.found.notes])
     held = {
-        record.prompt
+        prompt_key(spec.data, record.prompt)
         for part in parts
         for record, side in zip(part.found.records, part.sides, strict=True)
         if side == "valid"
@@ -150,7 +150,7 @@ def _file_parts(spec: Spec) -> list[_Part]:
     for kind, read in readers.items():
         file = getattr(spec.data, kind)
         if file is not None:
-            found = read(settings_of(file))
+            found = apply_rules(spec.data, read(settings_of(file)))
             parts.append(_Part(kind, found, [side_of(spec, record) for record in found.records]))
     return parts
 
@@ -158,7 +158,7 @@ def _file_parts(spec: Spec) -> list[_Part]:
 def side_of(spec: Spec, record: Record) -> Side:
     """Say on which side of the split a file's record falls."""
     by_user = spec.data.split.by == "user" and record.user is not None
-    owner = ("user", record.user) if by_user else ("prompt", record.prompt)
+    owner = ("user", record.user) if by_user else ("prompt", prompt_key(spec.data, record.prompt))
     return "valid" if share(spec.seed, "split", *owner) < spec.data.split.valid else "train"
 
 
@@ -169,14 +169,14 @@ def _tokenize_part(
     dropped = Counter(part.found.dropped)
     problems = []
     for record, side in zip(part.found.records, part.sides, strict=True):
-        if side == "train" and record.prompt in held:
+        if side == "train" and prompt_key(spec.data, record.prompt) in held:
             if part.kind != "rankings":
                 dropped[HELD_OUT] += 1
                 continue
             side = "valid"
         try:
-            tokenized = _tokenize(spec, text, record, dropped)
-        except _BadText as error:
+            tokenized = encode_record(spec, text, record, dropped)
+        except BadText as error:
             problems.append(Problem(part.found.file, record.line, 0, error.field, str(error)))
             continue
         if tokenized is not None:
@@ -189,64 +189,6 @@ def _tokenize_part(
     kept = {side: len(rows) for side, rows in sides.items()}
     out.counts[part.kind] = {"read": part.found.read, "kept": sum(kept.values()), **kept, **dropped}
     return shorten(problems)
-
-
-class _BadText(ValueError):
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
-
-
-def _tokenize(spec: Spec, text: Text, record: Record, dropped: Counter[str]) -> Tokenized | None:
-    """Return the record with its ids, or None after counting why it is dropped.
-
-    Raises:
-        _BadText: a text holds a special token, or something the tokenizer has no token for.
-    """
-    for name, content in iterate_texts(record):
-        if (token := text.find_special(content)) is not None:
-            raise _BadText(
-                name, f"holds the special token {token!r}, which would end or hide text; remove it"
-            )
-    limit = spec.text.max_prompt
-    prompt_ids = _ids("prompt", partial(text.encode_prompt, record.prompt, record.messages))
-    if not prompt_ids:
-        raise _BadText("prompt", "has no tokens; expected text that the tokenizer knows")
-    if len(prompt_ids) > limit:
-        dropped[f"prompt over {limit} tokens"] += 1
-        return None
-    base = {"prompt": record.prompt, "prompt_ids": prompt_ids}
-    if not record.responses:
-        return base
-    limit = spec.text.max_response
-    encoded = [
-        _ids("response", partial(text.encode_response, answer)) for answer in record.responses
-    ]
-    fits = [at for at, ids in enumerate(encoded) if len(ids) <= limit]
-    if not record.ranks:
-        if not fits:
-            dropped[f"response over {limit} tokens"] += 1
-            return None
-        return base | {"response": record.responses[0], "response_ids": encoded[0]}
-    if len(fits) < len(encoded):
-        dropped[f"answers over {limit} tokens"] += len(encoded) - len(fits)
-    if len(fits) < 2:
-        dropped[f"fewer than 2 answers within {limit} tokens"] += 1
-        return None
-    ranking = {
-        "responses": [record.responses[at] for at in fits],
-        "responses_ids": [encoded[at] for at in fits],
-        "finished": [True] * len(fits),
-        "ranks": [record.ranks[at] for at in fits],
-    }
-    return base | ranking | ({} if record.labeler is None else {"labeler": record.labeler})
-
-
-def _ids(name: str, encode: Callable[[], list[int]]) -> list[int]:
-    try:
-        return encode()
-    except ValueError as error:
-        raise _BadText(name, str(error)) from error
 
 
 def _left_empty(parts: Iterable[_Part], out: Prepared) -> list[Problem]:

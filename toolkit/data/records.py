@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from toolkit.data.fields import FieldError, suggest
+from toolkit.data.metadata import read_metadata, read_sources
 from toolkit.data.rows import describe
 from toolkit.data.template import Message
 
@@ -22,6 +23,9 @@ RANKING_FIELDS = (
     "labeler",
     "seconds",
     "user",
+    "ratings",
+    "metadata",
+    "source",
 )
 DOCUMENT_FIELDS = ("text",)
 
@@ -37,6 +41,9 @@ class Record(NamedTuple):
         user: whose it is, or None.
         labeler: who ranked, or None.
         messages: the conversation up to the response, for chat templates, or None.
+        metadata: of a ranking, what the labeler said of each answer: `quality` from 1 to 7, and
+            flags (InstructGPT, table 3); empty without.
+        sources: of a ranking, which model gave each answer; empty where that is unknown.
     """
 
     line: int
@@ -46,6 +53,8 @@ class Record(NamedTuple):
     user: str | None = None
     labeler: str | None = None
     messages: tuple[Message, ...] | None = None
+    metadata: tuple[Mapping[str, int | bool], ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class Document(NamedTuple):
@@ -99,7 +108,10 @@ def parse_ranking(line: int, row: dict[str, Any]) -> Record:
     who = None if labeler is None else str(labeler)
     if "chosen" in row or "rejected" in row:
         prompt, chosen, rejected = _pair(row)
-        return Record(line, prompt, (chosen, rejected), (1, 2), _user(row), who)
+        return Record(
+            line, prompt, (chosen, rejected), (1, 2), _user(row), who,
+            metadata=read_metadata(row, 2), sources=read_sources(row, 2),
+        )  # fmt: skip
     prompt = _text(row, "prompt")
     responses = _list(row, "responses")
     for at, response in enumerate(responses):
@@ -114,7 +126,10 @@ def parse_ranking(line: int, row: dict[str, Any]) -> Record:
     for rank in ranks:
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise FieldError("ranks", f"expected whole numbers from 1 (best), got {describe(rank)}")
-    return Record(line, prompt, tuple(responses), tuple(ranks), _user(row), who)
+    return Record(
+        line, prompt, tuple(responses), tuple(ranks), _user(row), who,
+        metadata=read_metadata(row, len(responses)), sources=read_sources(row, len(responses)),
+    )  # fmt: skip
 
 
 def parse_document(line: int, row: dict[str, Any]) -> Document:

@@ -128,6 +128,23 @@ class Split:
 
     valid: float = key(0.1, "share of users (or records) held out", low=0.0, high=0.9)
     by: Literal["user", "record"] = key("user", "nobody's prompts on both sides (paper, 3.2)")
+    per_user: int | None = key(
+        200,
+        "different prompts of one user kept in a file, the first ones (3.2: 200); null: all",
+        low=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dedup:
+    """Prompts that begin alike count as one (paper, 3.2: a long common prefix)."""
+
+    prefix: int = key(
+        200,
+        "characters; of a file's prompts that share their first ones the first stays, and they "
+        "fall on one side of the split; ours, the paper prints no length",
+        low=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +167,16 @@ class Data:
 
     demonstrations: DataFile | None = key(None, "demonstrations: prompt, response (user)")
     prompts: DataFile | None = key(None, "prompts: prompt (user)")
-    rankings: DataFile | None = key(None, "rankings: prompt, responses, ranks (labeler); or pairs")
+    rankings: DataFile | None = key(
+        None,
+        "rankings: prompt, responses, ranks (labeler, ratings, metadata); or pairs",
+    )
     pretrain: DataFile | None = key(None, "pretraining text, for pretrain, ptx and perplexity")
     split: Split = key(Split, "held-out share")
+    dedup: Dedup | None = key(None, "drop prompts of files that begin alike; null: keep all")
+    personal: Literal["keep", "drop"] = key(
+        "keep",
+        "records of files that hold an e-mail address, a phone, card, account or social security "
+        "number or an internet address (3.2: filtered)",
+    )
     task: Task | None = key(None, "an embedded task in place of files")

@@ -17,6 +17,7 @@ from typing import Literal
 from toolkit.spec.inputs import (
     Data,
     DataFile,
+    Dedup,
     Hardware,
     ModelFolder,
     Models,
@@ -46,6 +47,7 @@ __all__ = [
     "Collect",
     "Data",
     "DataFile",
+    "Dedup",
     "Evaluate",
     "Export",
     "ExtraReward",
