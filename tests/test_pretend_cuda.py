@@ -86,7 +86,7 @@ def test_the_pipeline_on_cuda_ends_in_the_bits_of_the_cpu(on_cpu, tmp_path, pret
         assert done(tmp_path / "run", name)["parts"]["hardware"]["device"] == "cuda Pretended"
     assert {d.action for d in outcome.decisions} == {"runs"}
     assert {d.action for d in run_tiny(tmp_path / "run", CUDA).decisions} == {"cached"}
-    for op in ("linear_ppo_loss", "linear_logprobs", "gae", "ranking_loss", "value_loss"):
+    for op in ("linear_ppo_loss_", "linear_logprobs", "gae", "ranking_loss", "value_loss"):
         assert pretended.calls[f"rlhf_kernels::{op}"] > 0, op
     assert pretended.calls["linear"] > 0
 

@@ -144,7 +144,8 @@ class Gradients:
     """The gradients of hidden states, weight and bias, added up in float32 chunk by chunk.
 
     A 16-bit result is allocated when its float32 sum is complete, so that logits and both never
-    lie in memory together. A tensor nobody wants is not computed and comes back empty.
+    lie in memory together. A tensor nobody wants is not computed and comes back empty, as does the
+    weight's where the caller gives a tensor to add it to.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Gradients:
         wants: list[bool],
         chunks: Chunks,
         head: Head,
+        weight_grad: Tensor | None = None,
     ) -> None:
         self._inputs = (hidden, weight, bias)
         self._chunks = chunks
@@ -163,15 +165,19 @@ class Gradients:
         make = torch.empty_like if whole else torch.zeros_like
         self.hidden = make(hidden, memory_format=torch.contiguous_format) if wants[0] else None
         one = chunks.count <= chunks.rows and weight.dtype == head.weight.dtype
-        self.weight = new_sum(weight, weight.dtype if one else None) if wants[1] else None
+        self._given = weight_grad
+        self.weight = weight_grad
+        if wants[1]:
+            self.weight = new_sum(weight, weight.dtype if one else None)
         self.bias = new_sum(bias, None) if bias is not None and wants[2] else None
-        self.wanted = any(wants)
+        self.wanted = any(wants) or weight_grad is not None
 
     def add(self, dlogits: Tensor, rows: Tensor, part: slice) -> None:
         """Add one chunk: dlogits [n, V] and the hidden states [n, D] that they come from."""
         first = part.start == 0
         if self.weight is not None:
-            _matmul.add_weight_gradient(dlogits, rows, self.weight, first)
+            overwrite = first and self._given is None
+            _matmul.add_weight_gradient(dlogits, rows, self.weight, overwrite)
         if self.bias is not None:
             summed = dlogits.sum(0, dtype=self.bias.dtype)
             self.bias.copy_(summed) if first else self.bias.add_(summed)
@@ -183,7 +189,8 @@ class Gradients:
         """Return the three gradients in their inputs' dtypes."""
         hidden, weight, bias = self._inputs
         results = []
-        for summed, like in ((self.hidden, hidden), (self.weight, weight), (self.bias, bias)):
+        own = self.weight if self._given is None else None
+        for summed, like in ((self.hidden, hidden), (own, weight), (self.bias, bias)):
             result = (
                 hidden.new_empty(0) if summed is None or like is None else summed.to(like.dtype)
             )
@@ -264,6 +271,17 @@ def _scale_unless_one(grad: Tensor, upstream: Tensor) -> None:
         grad.mul_(upstream)
 
 
+def _refuse_unless_one(grad: Tensor, upstream: Tensor) -> None:
+    if upstream.is_cuda:
+        grad.mul_(torch.where(upstream == 1.0, 1.0, torch.nan))
+    elif float(upstream) != 1.0:
+        raise RuntimeError(
+            f"backward: the upstream gradient is {float(upstream):g}, but 'weight_grad' already"
+            " holds the gradient of the loss itself; call backward on the loss alone and put"
+            " factors into its denominators and coefficients"
+        )
+
+
 def _no_outputs(grad: Tensor, upstream: Tensor) -> None:
     return None
 
@@ -272,4 +290,9 @@ def _no_outputs(grad: Tensor, upstream: Tensor) -> None:
 #: reading the number does not wait, nothing is done for 1.
 scale_inplace = registry.define_composite(
     "linear_scale_(Tensor(a!) grad, Tensor upstream) -> ()", _scale_unless_one, _no_outputs
+)
+
+#: The same where the weight's gradient is already with the caller: anything but 1 is an error.
+refuse_scale = registry.define_composite(
+    "linear_refuse_scale_(Tensor(a!) grad, Tensor upstream) -> ()", _refuse_unless_one, _no_outputs
 )

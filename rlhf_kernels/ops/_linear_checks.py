@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from rlhf_kernels import _registry as registry
+
 
 def fail(op: str, argument: str, problem: str) -> NoReturn:
     """Raise the error of one argument, worded as the native ops do."""
     raise ValueError(f"{op}: argument '{argument}' {problem}")
+
+
+@contextmanager
+def headed(op: str) -> Iterator[None]:
+    """Head the errors of the ops called within with the name of the one that the user called."""
+    try:
+        yield
+    except ValueError as error:
+        problem = str(error).partition(": ")[2]
+        raise ValueError(f"{op}: {problem}") from None
 
 
 def shape_text(tensor: Tensor) -> str:
@@ -77,6 +91,25 @@ def check_rows(op: str, n: int, **values: Tensor | float | None) -> None:
             fail(op, name, f"must have shape [{n}], got {shape_text(value)}")
         if name.endswith("mask") and value.dtype != torch.bool:
             fail(op, name, f"must be bool, got {value.dtype}")
+
+
+def check_weight_grad(op: str, weight: Tensor, weight_grad: Tensor | None) -> None:
+    """Refuse a tensor that the weight's gradient cannot be added to."""
+    if weight_grad is None:
+        return
+    if weight_grad.shape != weight.shape:
+        fail(
+            op,
+            "weight_grad",
+            f"must have the shape of 'weight', {shape_text(weight)}, got {shape_text(weight_grad)}",
+        )
+    wide = registry.result_dtype(weight)
+    if weight_grad.dtype != wide:
+        fail(op, "weight_grad", f"must be {wide}, got {weight_grad.dtype}: sums need its bits")
+    if weight_grad.device != weight.device:
+        fail(op, "weight_grad", f"is on {weight_grad.device}, but 'weight' is on {weight.device}")
+    if weight_grad.requires_grad:
+        fail(op, "weight_grad", "requires a gradient itself; pass weight.grad or a plain tensor")
 
 
 def check_targets(

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops import _linear_checks as checks
 from rlhf_kernels.ops._linear import compute_dtype
-from rlhf_kernels.ops.linear_ppo_loss import linear_ppo_loss
+from rlhf_kernels.ops._linear_loss import Batch, Options, compute
 
 registry.declare("linear_cross_entropy", "composite")
 
@@ -27,6 +27,7 @@ def linear_cross_entropy(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     chunk_bytes: int | None = None,
+    weight_grad: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute `cross_entropy` of the logits hidden @ weight.T + bias without holding them.
 
@@ -46,6 +47,8 @@ def linear_cross_entropy(
         logit_scale: a factor of the logits.
         softcap: bound of the logits, or None.
         chunk_bytes: memory for the chunk's logits; None for 26 MiB on the CPU, 4096 rows on CUDA.
+        weight_grad: [V, D], what the weight's gradient is added to, as in `linear_ppo_loss`: then
+            call backward once, with upstream gradient 1.
 
     Returns:
         `(loss, stats)`: a 0-d tensor in nats per token, float32 (float64 for float64 input),
@@ -58,27 +61,22 @@ def linear_cross_entropy(
 
     Source: InstructGPT section 3.5 (SFT), and the last term of its equation 2.
     """
-    n, device = len(hidden), hidden.device
     checks.check_head(OP, hidden, weight, bias, compute_dtype(hidden))
-    checks.check_rows(OP, n, targets=targets, mask=mask)
-    nothing = registry.new_result(hidden, n).zero_()
-    none = torch.zeros(n, dtype=torch.bool, device=device)
-    loss, stats = linear_ppo_loss(
-        hidden,
-        weight,
-        targets,
-        nothing,
-        nothing,
-        none,
+    nothing = registry.new_result(hidden, len(hidden)).zero_()
+    none = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+    counted = torch.ones_like(none) if mask is None else mask
+    checks.check_rows(OP, len(hidden), mask=counted)
+    options = Options(
         cliprange=0.0,
-        bias=bias,
         temperature=temperature,
         logit_scale=logit_scale,
         softcap=softcap,
-        ptx_mask=torch.ones_like(none) if mask is None else mask,
         ptx_coef=1.0,
         ptx_denominator=denominator,
         chunk_bytes=chunk_bytes,
         packed=mask is None,
     )
+    batch = Batch(targets, nothing, nothing, none, None, None, counted, None)
+    head = (hidden, weight, bias)
+    loss, stats = compute(OP, head, (None, None), batch, options, weight_grad)
     return loss, {"loss": stats["ptx_loss"], "entropy": stats["ptx_entropy"]}

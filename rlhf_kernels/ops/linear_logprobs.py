@@ -52,9 +52,10 @@ def _run(
     for part in chunks:
         logits = space[: part.stop - part.start]
         head.write_logits(chunks.hidden(hidden, part, head), logits)
-        values = torch.ops.rlhf_kernels.gather_logprobs(
-            logits, packed[part], None, None if rows is None else rows[part], temperature
-        )
+        with checks.headed(OP):
+            values = torch.ops.rlhf_kernels.gather_logprobs(
+                logits, packed[part], None, None if rows is None else rows[part], temperature
+            )
         for result, value in zip(results, values, strict=True):
             chunks.write(result, part, value)
     return results

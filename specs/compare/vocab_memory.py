@@ -53,10 +53,9 @@ def step_once(vocab: int, fused: bool) -> dict[str, float]:
         for _, micro in policy.micro(batch):
             old = torch.full((micro.tokens,), -8.0)
             advantages = torch.randn(micro.tokens, generator=draw)
-            loss, _ = policy.policy_loss(
+            policy.backward_policy_loss(
                 micro, old, advantages, cliprange=0.2, denominator=batch.tokens
             )
-            loss.backward()
         updater.step(lambda norm: None)
     weights = 4.0 * sum(p.numel() for p in model.parameters())
     peak = memory("VmHWM") - before

@@ -93,12 +93,12 @@ def test_the_fused_head_equals_the_models_own_logits(text, batch, change, archit
         assert isinstance(policy.output, LinearHead) == fused
         logprobs, entropy = policy.logprobs(batch)
         model.zero_grad()
-        loss = policy.text_loss(batch, batch.tokens)
-        loss.backward()
+        loss = policy.backward_text_loss(batch, batch.tokens)
         weight = model.get_output_embeddings().weight
         first, zero = logprobs[batch.mask] + 0.1, torch.linspace(-1, 1, batch.tokens)
-        objective, _ = policy.policy_loss(batch, first, zero, cliprange=0.2)
-        found[fused] = (logprobs, entropy, loss.detach(), weight.grad.clone(), objective.detach())
+        objective, _ = policy.backward_policy_loss(batch, first, zero, cliprange=0.2)
+        table = model.get_input_embeddings().weight
+        found[fused] = (logprobs, entropy, loss, objective, weight.grad, table.grad)
     for ours, plain in zip(found[True], found[False], strict=True):
         torch.testing.assert_close(ours, plain, rtol=2e-5, atol=2e-6)
 
@@ -237,7 +237,7 @@ def test_recomputed_activations_give_the_same_gradient(text, batch):
         model.transformer.h[0].ln_1.register_forward_hook(lambda *_: calls.append(1))
         policy = Policy(model, text.vocab, Hardware(gradient_checkpointing=checkpointing))
         calls.clear()
-        policy.text_loss(batch, 1).backward()
+        policy.backward_text_loss(batch, 1)
         assert len(calls) == 1 + checkpointing
         grads.append(model.transformer.h[0].attn.c_attn.weight.grad)
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-7)

@@ -178,8 +178,12 @@ def test_errors_name_the_argument_and_the_fix():
         "'softcap' must be positive": call(hidden, weight, targets, softcap=0.0),
         "'logit_scale' must be positive": call(hidden, weight, targets, logit_scale=-1.0),
         "'temperature' must be": call(hidden, weight, targets, temperature=0.0),
+        "'temperature' must be at least 0.0001 on every row": call(
+            hidden, weight, targets, temperature=torch.tensor([1.0, 0.0, 1.0, 1.0])
+        ),
+        "'denominator' must be": call(hidden, weight, targets, denominator=0.0),
     }.items():
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(ValueError, match="^linear_cross_entropy: argument.* " + match):
             broken()
     assert rk.linear_cross_entropy(hidden, weight, targets, chunk_bytes=512)[0] > 0
 

@@ -158,7 +158,8 @@ def test_errors_name_the_argument():
         r"'temperature' must have shape \[4\]": {"temperature": torch.ones(2)},
         "pass at least 1024": {"chunk_bytes": 512, "softcap": 3.0},
         "got 9 at row 1": {"targets": torch.tensor([0, 9, 1, 1])},
+        "'temperature' must be at least 0.0001, got 0": {"temperature": 0.0},
     }.items():
         arguments = {"targets": targets, "bias": bias, **options}
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(ValueError, match="^linear_logprobs: argument.* " + match):
             rk.linear_logprobs(hidden, weight, **arguments)

@@ -81,7 +81,7 @@ def test_nan_stops_the_stage_saves_the_batch_and_keeps_the_checkpoint(
     def poisoned(*args, **kwargs):
         calls.append(1)
         loss, stats = real(*args, **kwargs)
-        return (loss * float("nan") if len(calls) == 9 else loss), stats
+        return (loss + float("nan") if len(calls) == 9 else loss), stats
 
     monkeypatch.setattr(rk, "linear_ppo_loss", poisoned)
     with pytest.raises(StageFailed, match=r"policy loss is nan at step 3.*failed_batch\.pt"):

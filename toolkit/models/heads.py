@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from toolkit.data.batches import Batch
 from toolkit.models.compute import micro_batches, precision
 from toolkit.models.load import set_residual_dropout
-from toolkit.models.output import find_output
+from toolkit.models.output import LinearHead, find_output
+from toolkit.models.tables import add_looked_up_rows
 from toolkit.spec.schema import Hardware
 from toolkit.training.device import move
 
@@ -43,8 +44,10 @@ class Policy:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        """Find the head."""
+        """Find the head; its weight's and the embedding's gradients add up in one place."""
         self.output = find_output(self.model, self.vocab, fused=self.hardware.fused_head)
+        if isinstance(self.output, LinearHead):
+            add_looked_up_rows(self.model)
         _allow_checkpointing(self.model, self.hardware)
 
     @property
@@ -69,15 +72,22 @@ class Policy:
     def _computing(self, batch: Batch) -> AbstractContextManager[None]:
         return precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2)
 
-    def text_loss(self, batch: Batch, denominator: int) -> Tensor:
-        """Return the summed cross-entropy of the response over `denominator`, differentiable."""
-        with self._computing(batch):
-            return self.output.text_loss(*self._rows(batch), denominator)
+    def backward_text_loss(self, batch: Batch, denominator: float) -> Tensor:
+        """Accumulate the gradients of the response's summed cross-entropy over `denominator`.
 
-    def policy_loss(
+        Return that loss.
+        """
+        with self._computing(batch):
+            loss = self.output.text_loss(*self._rows(batch), denominator)
+        loss.backward()
+        return loss.detach()
+
+    def backward_policy_loss(
         self, batch: Batch, old_logprobs: Tensor, advantages: Tensor, **terms: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the policy objective of the tokens that count, and its statistics.
+        """Accumulate the gradients of the policy objective of the tokens that count.
+
+        Return the objective and its statistics.
 
         Args:
             batch: a micro-batch with N tokens that count.
@@ -90,7 +100,9 @@ class Policy:
             every = torch.ones_like(targets, dtype=torch.bool)
             tokens = (old_logprobs, advantages, every)
             terms = {"temperature": self.temperature, **terms}
-            return self.output.policy_loss(rows, targets, tokens, terms)
+            loss, stats = self.output.policy_loss(rows, targets, tokens, terms)
+        loss.backward()
+        return loss.detach(), stats
 
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -119,8 +131,9 @@ class Scorer:
     hardware: Hardware
 
     def __post_init__(self) -> None:
-        """Read the centring constant."""
+        """Read the centring constant; the embedding's gradients add up in one place."""
         self.offset = float(getattr(self.model.config, "score_offset", 0.0))
+        add_looked_up_rows(self.model)
         _allow_checkpointing(self.model, self.hardware)
 
     @property

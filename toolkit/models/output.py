@@ -1,8 +1,9 @@
 """The end of a language model: from its last hidden states to log-probs and losses.
 
 Two ways, chosen by `hardware.fused_head`. `LinearHead` hands hidden states and the head's weight
-to rlhf_kernels, and logits [N, V] never exist; `OwnLogits` takes the model's own logits, for
-comparison and for heads that are more than a matrix. Both have the same methods.
+to rlhf_kernels, and logits [N, V] never exist; its losses add the weight's gradient to the one that
+the weight has, before backward is called. `OwnLogits` takes the model's own logits, for comparison
+and for heads that are more than a matrix. Both have the same methods.
 
 Dims: N response tokens that count, V softmax width, D hidden, L positions, B sequences.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
+from toolkit.models.tables import gradient_of
 from toolkit.spec.errors import StageFailed
 
 Loss = tuple[Tensor, dict[str, Tensor]]
@@ -61,10 +63,17 @@ class LinearHead:
         weight, options = self._weights
         return rk.linear_logprobs(rows, weight, targets, temperature=temperature, **options)
 
-    def text_loss(self, rows: Tensor, targets: Tensor, denominator: int) -> Tensor:
-        """Return the rows' summed cross-entropy over `denominator`."""
+    def _collected(self) -> Tensor | None:
+        """Return the rows of the weight's gradient that a loss is to add to; None for none."""
+        if not (torch.is_grad_enabled() and self.linear.weight.requires_grad):
+            return None
+        return gradient_of(self.linear.weight)[: self.vocab]
+
+    def text_loss(self, rows: Tensor, targets: Tensor, denominator: float) -> Tensor:
+        """Return the rows' summed cross-entropy over `denominator`, for one backward pass."""
         weight, options = self._weights
-        loss, _ = rk.linear_cross_entropy(rows, weight, targets, denominator=denominator, **options)
+        options |= {"denominator": denominator, "weight_grad": self._collected()}
+        loss, _ = rk.linear_cross_entropy(rows, weight, targets, **options)
         return loss
 
     def policy_loss(
@@ -74,9 +83,12 @@ class LinearHead:
         tokens: tuple[Tensor, Tensor, Tensor],
         terms: dict[str, Any],
     ) -> Loss:
-        """Return the policy objective of (old_logprobs, advantages, mask), every row counting."""
+        """Return the policy objective of (old_logprobs, advantages, mask), every row counting.
+
+        For one backward pass, as in `text_loss`.
+        """
         weight, options = self._weights
-        everything: dict[str, Any] = options | terms
+        everything: dict[str, Any] = options | terms | {"weight_grad": self._collected()}
         return rk.linear_ppo_loss(rows, weight, targets, *tokens, packed=True, **everything)
 
 
@@ -95,7 +107,7 @@ class OwnLogits:
         """Return log-prob, entropy and logsumexp of each row."""
         return rk.gather_logprobs(rows, targets, temperature=temperature)
 
-    def text_loss(self, rows: Tensor, targets: Tensor, denominator: int) -> Tensor:
+    def text_loss(self, rows: Tensor, targets: Tensor, denominator: float) -> Tensor:
         """Return the rows' summed cross-entropy over `denominator`."""
         loss, _ = rk.cross_entropy(rows, targets, denominator=denominator, inplace=True)
         return loss

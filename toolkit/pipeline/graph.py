@@ -19,12 +19,12 @@ LEARNER = "learner"
 
 VERSIONS: Mapping[str, int] = {
     "data": 1,
-    "pretrain": 2,
-    "sft": 2,
+    "pretrain": 3,
+    "sft": 3,
     "collect": 2,
     "label": 1,
-    "reward": 2,
-    "ppo": 2,
+    "reward": 3,
+    "ppo": 3,
     "evaluate": 3,
     "export": 2,
 }

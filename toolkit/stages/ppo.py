@@ -190,7 +190,7 @@ class PPO:
         stats: dict[str, torch.Tensor] = {}
         for span, micro in parts:
             mine = move(experience.batch.slots(rows[span]), self.models.policy.device)
-            loss, stats = self.models.policy.policy_loss(
+            loss, stats = self.models.policy.backward_policy_loss(
                 micro,
                 experience.logprobs.flatten()[mine],
                 experience.advantages.flatten()[mine],
@@ -201,8 +201,7 @@ class PPO:
                 ref_logprobs=experience.ref_logprobs.flatten()[mine] if in_loss else None,
                 denominator=batch.tokens,
             )
-            loss.backward()
-            seen.append([loss.detach(), *stats.values()])
+            seen.append([loss, *stats.values()])
         sums: dict[str, float] = defaultdict(float)
         for (_, micro), (own, *figures) in zip(parts, read_rows(seen), strict=True):
             check_finite(self.ctx, i, "the policy loss", own, ids=micro.ids)

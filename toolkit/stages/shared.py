@@ -111,13 +111,11 @@ def backward_cross_entropy(
     tokens = batch.tokens if denominator is None else denominator
     losses: list[torch.Tensor] = []
     for _, micro in policy.micro(batch):
-        loss = policy.text_loss(micro, tokens)
-        (loss * weight).backward()
-        losses.append(loss.detach())
+        losses.append(policy.backward_text_loss(micro, tokens / weight))
     total = 0.0
     for own in read(losses):
         total += own
-    return total
+    return total / weight
 
 
 @torch.no_grad()
