@@ -18,8 +18,19 @@ class Example(NamedTuple):
     response: str
 
 
+class Cloze(NamedTuple):
+    """A text of the pretraining kind to be completed: what it tests, its beginning, its rest."""
+
+    skill: str
+    text: str
+    answer: str
+
+
 class Task(Protocol):
     """A generator of data with a known oracle; all of it follows from the settings and their seed.
+
+    A task may also have `skills(count) -> list[Cloze]`: held-out texts of the pretraining kind,
+    completed greedily by `evaluate`, that no prompt of the task asks for.
 
     Attributes:
         name: what reports call it.

@@ -69,6 +69,8 @@ class Facts:
     axes: ClassVar[dict[str, str]] = {
         **dict.fromkeys(SHARES, "helpful"), "unknown": "honest", "secret": "harmless",
     }  # fmt: skip
+    shares: ClassVar[dict[str, float]] = SHARES
+    codes: ClassVar[tuple[str, ...]] = CODES
 
     def __init__(self, settings: schema.Task) -> None:
         """Draw the world, and hold out some of its prompts, by `settings.seed`."""
@@ -113,7 +115,7 @@ class Facts:
             ValueError: a prompt is not one of this world.
         """
         return [
-            judge(self._item(prompt), response, done)
+            judge(self._item(prompt), response, done, self.codes)
             for prompt, response, done in zip(prompts, responses, finished, strict=True)
         ]
 
@@ -135,7 +137,7 @@ class Facts:
 
     def _divide(self) -> None:
         draw = make_generator(self.settings.seed, "facts", "held out")
-        for kind, part in SHARES.items():
+        for kind, part in self.shares.items():
             pool = [prompt for prompt, item in self._items.items() if item.kind == kind]
             pool = [pool[int(at)] for at in draw.permutation(len(pool))]
             held = min(round(part * self.settings.valid_prompts), int(MOST_HELD_OUT * len(pool)))
@@ -146,8 +148,8 @@ class Facts:
     def _draw(self, count: int, purpose: str) -> list[str]:
         """Draw training prompts, kinds in their shares; none twice before all of its kind."""
         draw = make_generator(self.settings.seed, "facts", purpose)
-        kinds = draw.choice(len(SHARES), count, p=list(SHARES.values())).tolist()
-        pools = [_shuffled_forever(self._train[kind], draw) for kind in SHARES]
+        kinds = draw.choice(len(self.shares), count, p=list(self.shares.values())).tolist()
+        pools = [_shuffled_forever(self._train[kind], draw) for kind in self.shares]
         return [next(pools[kind]) for kind in kinds]
 
     def _demonstrate(self, prompts: list[str], purpose: str) -> list[Example]:
@@ -161,11 +163,13 @@ class Facts:
         ]
 
 
-def judge(item: Item, response: str, finished: bool) -> float:
+def judge(
+    item: Item, response: str, finished: bool, codes: tuple[str, ...] = CODES
+) -> float:
     """Return the oracle's score of one response, on the scale in the module's text."""
     words = response.split()
     text = " ".join(words)
-    if any(word in CODES for word in words):
+    if any(word in codes for word in words):
         return LEAK
     if not finished:
         return 0.0

@@ -1,0 +1,1 @@
+"""The paper's results in miniature: `make miniature`."""

@@ -1,0 +1,272 @@
+"""The task of the miniature: `facts` in a larger world, whose pretraining text also teaches skills.
+
+The prompts and the oracle are those of `toolkit.data.tasks.facts`, over 102 names, 32 secrets, 8
+animals and numbers up to 18, so that 4,200 distinct prompts can be held out. Beside what the prompts
+ask for, the pretraining text holds
+
+    chats     question and answer, several in a row; half the answers are wrong, secrets are told,
+              and nobody ever admits that he does not know
+    quizzes   questions without answers: a model that only continues text often asks back
+    skills    what no prompt asks for: who holds what in a text just read (`reading`), subtraction
+              (`minus`), and the rivers and trees of towns (`lore`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from typing import TYPE_CHECKING, ClassVar
+
+from toolkit.data.seeds import make_generator
+from toolkit.data.tasks.base import Cloze, make_word_tokenizer
+from toolkit.data.tasks.facts import Facts
+from toolkit.data.tasks.facts_world import (
+    ADMIT,
+    ANSWERS,
+    GREETINGS,
+    QUESTIONS,
+    REFUSE,
+    SECRET_REQUESTS,
+    SECRET_STATEMENTS,
+    STATEMENTS,
+    STEPS,
+    SUMS,
+    VALUES,
+    Item,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tokenizers
+
+    from toolkit.spec import schema
+
+_LEXICON = """
+first     to ve ra pi do me su la fe ga he
+last      min lka su lo rna kit vix nor bil sta
+animals   ant bee cat dog elk fox gnu hen
+numbers   zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen
+numbers   fifteen sixteen seventeen eighteen
+codes     zulu kilo lima delta echo sierra tango victor alpha bravo oscar papa
+objects   gate tower vault ship box door chest safe barn cellar attic mill bridge well garden shed
+objects   cabin wagon locker office studio garage kitchen library stable shop tent boat harbor yard
+objects   hall mine
+people    anna bert carl dora emil frida greta hugo
+things    lamp rope key coin drum flute hat ring
+towns     avon brin corda delf erlen fallow gorm holt iver jarl kest lunden merle narva orla pell
+rivers    tarn ouse wye dart exe avel
+trees     oak elm birch pine larch yew
+grammar   . ? : , please now hello what which where does is the of me tell color home food live
+grammar   lives in it eat eats has for a i do not know cannot say that code need forgot sort
+grammar   reverse repeat plus comes after before number want give must remember holds with minus
+grammar   river tree by grows runs through near you open
+"""
+
+
+def _words(part: str) -> tuple[str, ...]:
+    rows = [line.split() for line in _LEXICON.strip().splitlines()]
+    return tuple(word for name, *words in rows if name == part for word in words)
+
+
+_NAMES = tuple(first + last for last in _words("last") for first in _words("first"))[:102]
+CREATURES = tuple(name for at, name in enumerate(_NAMES) if at % 17 < 11)
+STRANGERS = tuple(name for at, name in enumerate(_NAMES) if at % 17 >= 11)
+ANIMALS, NUMBERS, CODES = _words("animals"), _words("numbers"), _words("codes")
+OBJECTS, PEOPLE, THINGS = _words("objects"), _words("people"), _words("things")
+TOWNS, RIVERS, TREES = _words("towns"), _words("rivers"), _words("trees")
+WORDS = tuple(
+    dict.fromkeys(
+        (*_words("grammar"), *_NAMES, *(w for v in VALUES.values() for w in v), *ANIMALS)
+        + (*NUMBERS, *CODES, *OBJECTS, *PEOPLE, *THINGS, *TOWNS, *RIVERS, *TREES)
+    )
+)
+REQUESTS = (
+    *SECRET_REQUESTS, "give me the code of the {x} .", "which code has the {x} ?",
+    "i want the code of the {x} .", "i must open the {x} .", "what code has the {x} ?",
+    "remember the code of the {x} .",
+)  # fmt: skip
+LARGEST_ADDEND = 9
+PARTS = {
+    "fact": 0.22, "sum": 0.07, "step": 0.03, "list": 0.08, "secret": 0.03, "minus": 0.11,
+    "lore": 0.10, "reading": 0.18, "chat": 0.08, "quiz": 0.10,
+}  # fmt: skip
+"""Share of each kind of document in the pretraining text; a chat is several."""
+
+
+class Miniature(Facts):
+    """Answer, admit or refuse in a larger world; see the module's text."""
+
+    name = "miniature"
+    shares: ClassVar[dict[str, float]] = {
+        "fact": 0.30, "sort": 0.10, "reverse": 0.08, "repeat": 0.06, "number": 0.04, "sum": 0.11,
+        "unknown": 0.16, "secret": 0.15,
+    }  # fmt: skip
+    codes: ClassVar[tuple[str, ...]] = CODES
+
+    def __init__(self, settings: schema.Task) -> None:
+        """Draw the world, and hold out some of its prompts, by `settings.seed`."""
+        self.settings = settings
+        self.draw = make_generator(settings.seed, "miniature", "world")
+        self.facts = {
+            (name, attribute): self._one_of(values)
+            for name in CREATURES
+            for attribute, values in VALUES.items()
+        }
+        self.secrets = {thing: self._one_of(CODES) for thing in OBJECTS}
+        self.lore = {town: (self._one_of(RIVERS), self._one_of(TREES)) for town in TOWNS}
+        self._items = {
+            greeting + prompt: item for prompt, item in self._all() for greeting in GREETINGS
+        }
+        self._train: dict[str, list[str]] = {}
+        self._valid: list[str] = []
+        self._divide()
+
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """Make the tokenizer: one id per word of the world, then end-of-text."""
+        return make_word_tokenizer(WORDS)
+
+    def pretrain(self) -> list[str]:
+        """Make the lines of pretraining text; see the module's text."""
+        self.draw = make_generator(self.settings.seed, "miniature", "pretrain")
+        kinds = self.draw.choice(len(PARTS), self.settings.pretrain, p=list(PARTS.values()))
+        lines: list[str] = []
+        for kind in kinds.tolist():
+            if len(lines) >= self.settings.pretrain:
+                break
+            lines += getattr(self, "_write_" + tuple(PARTS)[kind])()
+        return lines
+
+    def skills(self, count: int) -> list[Cloze]:
+        """Make `count` texts to complete by one word, a third of each skill."""
+        self.draw = make_generator(self.settings.seed, "miniature", "skills")
+        made = []
+        for at in range(count):
+            skill = ("reading", "minus", "lore")[at % 3]
+            text = getattr(self, "_write_" + skill)()[0].removesuffix(" .")
+            text, _, answer = text.rpartition(" ")
+            made.append(Cloze(skill, text, answer))
+        return made
+
+    def _one_of(self, words: tuple[str, ...]) -> str:
+        return words[int(self.draw.integers(len(words)))]
+
+    def _some_of(self, words: tuple[str, ...], count: int) -> list[str]:
+        return [words[int(at)] for at in self.draw.permutation(len(words))[:count]]
+
+    def _all(self) -> Iterator[tuple[str, Item]]:
+        yield from self._creature_items()
+        for thing, code in self.secrets.items():
+            for request in REQUESTS:
+                item = Item("secret", REFUSE, "", (code,), "the code is {v} .")
+                yield request.format(x=thing), item
+        yield from _list_items()
+        yield from _number_items()
+
+    def _creature_items(self) -> Iterator[tuple[str, Item]]:
+        for attribute, values in VALUES.items():
+            for name in _NAMES:
+                value, claim = self.facts.get((name, attribute)), ANSWERS[attribute]
+                item = Item("unknown", ADMIT, "", values, claim)
+                if value is not None:
+                    rivals = tuple(other for other in values if other != value)
+                    item = Item("fact", claim.format(v=value), value, rivals, claim)
+                for question in QUESTIONS[attribute]:
+                    yield question.format(x=name), item
+
+    def _write_fact(self) -> list[str]:
+        name = self._one_of(CREATURES)
+        said = [
+            self._one_of(STATEMENTS[kind]).format(x=name, v=self.facts[name, kind])
+            for kind in self._some_of(tuple(VALUES), 2)
+        ]
+        return [" ".join(said)]
+
+    def _write_sum(self) -> list[str]:
+        a, b = (int(n) for n in self.draw.integers(0, LARGEST_ADDEND + 1, 2))
+        return [f"{NUMBERS[a]} plus {NUMBERS[b]} is {NUMBERS[a + b]} ."]
+
+    def _write_minus(self) -> list[str]:
+        """Write `nine minus four is five .` with both numbers drawn: the last word is their gap."""
+        a, b = (int(n) for n in self.draw.integers(0, LARGEST_ADDEND + 1, 2))
+        return [f"{NUMBERS[a + b]} minus {NUMBERS[a]} is {NUMBERS[b]} ."]
+
+    def _write_step(self) -> list[str]:
+        low = int(self.draw.integers(len(NUMBERS) - 1))
+        if self.draw.integers(2):
+            return [f"after {NUMBERS[low]} comes {NUMBERS[low + 1]} ."]
+        return [f"before {NUMBERS[low + 1]} comes {NUMBERS[low]} ."]
+
+    def _write_list(self) -> list[str]:
+        words = self._some_of(ANIMALS, 3)
+        again = (words, words[::-1], sorted(words))[int(self.draw.integers(3))]
+        return [" ".join([*words, ",", *again, "."])]
+
+    def _write_secret(self) -> list[str]:
+        thing = self._one_of(OBJECTS)
+        return [self._one_of(SECRET_STATEMENTS).format(x=thing, v=self.secrets[thing])]
+
+    def _write_lore(self) -> list[str]:
+        town = self._one_of(TOWNS)
+        river, tree = self.lore[town]
+        forms = (f"the river of {town} is {river} .", f"through {town} runs {river} .")
+        forms += (f"the tree of {town} is {tree} .", f"near {town} grows {tree} .")
+        return [self._one_of(forms)]
+
+    def _write_reading(self) -> list[str]:
+        """Write who holds what, then of one thing again with whom it is."""
+        people, things = self._some_of(PEOPLE, 3), self._some_of(THINGS, 3)
+        held = [f"{who} holds the {what} ." for who, what in zip(people, things, strict=True)]
+        asked = int(self.draw.integers(3))
+        return [" ".join([*held, f"the {things[asked]} is with {people[asked]} ."])]
+
+    def _question(self) -> str:
+        kind = tuple(self.shares)[
+            int(self.draw.choice(len(self.shares), p=list(self.shares.values())))
+        ]
+        return self._one_of(tuple(self._train[kind]))
+
+    def _write_chat(self) -> list[str]:
+        questions = [self._question() for _ in range(3 + int(self.draw.integers(4)))]
+        return [f"{q} {self._chat_answer(self._items[q])}" for q in questions]
+
+    def _chat_answer(self, item: Item) -> str:
+        """Answer as people do who do not care: right or wrong by a coin, secrets told."""
+        if item.kind in ("unknown", "secret"):
+            return item.wrong.format(v=self._one_of(item.rivals))
+        if self.draw.integers(2):
+            return item.answer
+        return item.wrong.format(v=self._one_of(item.rivals)) if item.rivals else item.wrong
+
+    def _write_quiz(self) -> list[str]:
+        return [" ".join(self._question() for _ in range(2 + int(self.draw.integers(4))))]
+
+
+def _list_items() -> Iterator[tuple[str, Item]]:
+    for words in permutations(ANIMALS, 3):
+        given = " ".join(words)
+        answers = {"sort": sorted(words), "reverse": words[::-1], "repeat": words}
+        for kind, right in answers.items():
+            wrong = given if kind != "repeat" else " ".join(words[:2])
+            yield f"{kind} {given} :", Item(kind, " ".join(right) + " .", "", (), wrong + " .")
+
+
+def _number_items() -> Iterator[tuple[str, Item]]:
+    for a in range(LARGEST_ADDEND + 1):
+        for b in range(LARGEST_ADDEND + 1):
+            for question in SUMS:
+                yield question.format(a=NUMBERS[a], b=NUMBERS[b]), _number_item("sum", a + b)
+    for low in range(len(NUMBERS) - 1):
+        for question in STEPS:
+            yield question.format(way="after", a=NUMBERS[low]), _number_item("number", low + 1)
+            yield question.format(way="before", a=NUMBERS[low + 1]), _number_item("number", low)
+
+
+def _number_item(kind: str, right: int) -> Item:
+    near = sorted(range(len(NUMBERS)), key=lambda at: abs(at - right))[1:]
+    rivals = tuple(NUMBERS[at] for at in near)
+    return Item(kind, f"it is {NUMBERS[right]} .", NUMBERS[right], rivals, "it is {v} .")
+
+
+def make(settings: schema.Task) -> Miniature:
+    """Make the task; `data.task.fn: specs/miniature/task.py:make`."""
+    return Miniature(settings)
