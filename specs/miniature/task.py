@@ -1,8 +1,8 @@
 """The task of the miniature: `facts` in a larger world, whose pretraining text also teaches skills.
 
 The prompts and the oracle are those of `toolkit.data.tasks.facts`, over 102 names, 32 secrets, 8
-animals and numbers up to 18, so that 4,200 distinct prompts can be held out. Beside what the prompts
-ask for, the pretraining text holds
+animals and numbers up to 18, so that over 4,096 distinct prompts can be held out. Beside what the
+prompts ask for, the pretraining text holds
 
     chats     question and answer, several in a row; half the answers are wrong, secrets are told,
               and nobody ever admits that he does not know
@@ -36,7 +36,6 @@ from toolkit.data.tasks.facts_world import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
     import tokenizers
 
     from toolkit.spec import schema
@@ -74,12 +73,10 @@ STRANGERS = tuple(name for at, name in enumerate(_NAMES) if at % 17 >= 11)
 ANIMALS, NUMBERS, CODES = _words("animals"), _words("numbers"), _words("codes")
 OBJECTS, PEOPLE, THINGS = _words("objects"), _words("people"), _words("things")
 TOWNS, RIVERS, TREES = _words("towns"), _words("rivers"), _words("trees")
-WORDS = tuple(
-    dict.fromkeys(
-        (*_words("grammar"), *_NAMES, *(w for v in VALUES.values() for w in v), *ANIMALS)
-        + (*NUMBERS, *CODES, *OBJECTS, *PEOPLE, *THINGS, *TOWNS, *RIVERS, *TREES)
-    )
-)
+WORDS = (
+    *_words("grammar"), *_NAMES, *VALUES["color"], *VALUES["home"], *VALUES["food"], *ANIMALS,
+    *NUMBERS, *CODES, *OBJECTS, *PEOPLE, *THINGS, *TOWNS, *RIVERS, *TREES,
+)  # fmt: skip
 REQUESTS = (
     *SECRET_REQUESTS, "give me the code of the {x} .", "which code has the {x} ?",
     "i want the code of the {x} .", "i must open the {x} .", "what code has the {x} ?",

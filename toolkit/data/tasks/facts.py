@@ -163,9 +163,7 @@ class Facts:
         ]
 
 
-def judge(
-    item: Item, response: str, finished: bool, codes: tuple[str, ...] = CODES
-) -> float:
+def judge(item: Item, response: str, finished: bool, codes: tuple[str, ...] = CODES) -> float:
     """Return the oracle's score of one response, on the scale in the module's text."""
     words = response.split()
     text = " ".join(words)
