@@ -48,6 +48,8 @@ ALLOWED = {("math", "exp")}
 EXCEPTIONS = {
     # The confidence interval of a win rate.
     "toolkit/stages/verdicts.py": {"std"},
+    # The win probability of a Bradley-Terry fit, over models, not tokens.
+    "toolkit/report/elo.py": {"exp"},
 }
 
 #: What each part of the recipe must call; any one name of a row will do.
