@@ -105,10 +105,39 @@ def test_show_prints_a_spec_that_loads_alike(capsys: pytest.CaptureFixture[str])
     assert load_spec("again.yaml").spec == load_spec("spec.yaml", ["seed=5"]).spec
 
 
-def test_show_deviations_lists_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["show", "--deviations", "spec.yaml", "ppo.kl.coef=0.3"]) == 0
+def test_show_deviations_lists_the_recipe_first_and_the_environment_apart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["show", "--deviations", "spec.yaml", "ppo.kl.coef=0.1"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [row[0] for row in rows] == ["name", "text.max_prompt", "data.task.name"]
+    assert rows[0] == ["recipe:", "2", "deviations", "from", "preset", "tiny"]
+    assert rows[1] == ["text.max_prompt", "128", "->", "6", "spec.yaml:4"]
+    assert rows[2] == ["ppo.kl.coef", "0.3", "->", "0.1", "command", "line"]
+    assert rows[4][0] == "environment"
+    assert [row[0] for row in rows[5:]] == ["data.task"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["spec.yaml", "--deviations", "instructgpt/175b", "ppo.ema=0.5"],
+        ["--deviations", "instructgpt/175b", "spec.yaml", "ppo.ema=0.5"],
+    ],
+)
+def test_show_deviations_takes_the_name_of_a_preset(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", *words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["preset"] == "instructgpt/175b"
+    rows = {row["path"]: (row["preset"], row["own"]) for row in document["recipe"]}
+    assert rows["ppo.ema"] == ("0.992", "0.5")
+    assert rows["sft.lr"] == ("5.03e-06", "0.001")
+
+
+def test_show_deviations_corrects_a_presets_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "spec.yaml", "--deviations", "instructgpt/1.3"]) == 2
+    assert 'did you mean "instructgpt/1.3b"?' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list(shipped_specs()))

@@ -14,19 +14,20 @@ from typing import Any
 
 import yaml
 
-from toolkit.spec.errors import Problem
+from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.nearest import did_you_mean
 from toolkit.spec.schema import ModelSource, Spec
 from toolkit.spec.vocabulary import KeyInfo, default_section, find_key, keys_of, plain
 from toolkit.spec.yaml_tree import COMMAND_LINE, Layer, Mark, Path_, parse_scalar, read_layer
 
 PRESETS = Path(__file__).parent / "presets"
+_PRESET = "preset "
 
 
 class Stack:
-    """The layers laid so far: one tree, the mark of the layer that set each key, and `base`.
+    """The layers laid so far: one tree, and the mark of the layer that set each key.
 
-    `base` is the tree below the user's own file: the presets and files it extends.
+    `presets` are the names of the presets among them, the nearest first.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class Stack:
         self.marks: dict[Path_, Mark] = {}
         self.problems: list[Problem] = []
         self.unreadable = False
-        self.base: dict[str, Any] = {}
+        self.presets: tuple[str, ...] = ()
 
     def lay(self, layer: Layer, target: Path_ = ()) -> None:
         """Lay one layer over the tree; `target` is the key a command-line override names."""
@@ -73,7 +74,6 @@ class Stack:
     def fill(self) -> None:
         """Add the schema's default for every key that no layer gave."""
         _fill(self.tree, Spec, Spec())
-        _fill(self.base, Spec, Spec())
 
 
 def _replaces(
@@ -105,6 +105,28 @@ def preset_names() -> list[str]:
     )
 
 
+def preset_tree(name: str) -> dict[str, Any]:
+    """Return every value of a preset, with what it extends and the defaults, and no run's own.
+
+    Raises:
+        SpecError: there is no preset of that name.
+    """
+    found = _find_base(name)
+    if isinstance(found, str) or name.endswith((".yaml", ".yml")):
+        message = f'no preset "{name}"; {did_you_mean(name, preset_names())}'
+        raise SpecError([Mark(COMMAND_LINE).problem((), message)])
+    stack = stack_file(found[0])
+    stack.fill()
+    return stack.tree
+
+
+def source_of(mark: Mark) -> Path | None:
+    """Return the file that a mark is in, or None on the command line."""
+    if mark.file.startswith(_PRESET):
+        return PRESETS / f"{mark.file.removeprefix(_PRESET)}.yaml"
+    return None if mark.file == COMMAND_LINE else Path(mark.file)
+
+
 def stack_file(path: Path, overrides: Sequence[str] = ()) -> Stack:
     """Lay what `path` extends, then `path`, then the overrides."""
     stack = Stack()
@@ -114,8 +136,10 @@ def stack_file(path: Path, overrides: Sequence[str] = ()) -> Stack:
         if target == ("extends",) and "extends" in layer.tree:
             top.tree["extends"] = layer.tree["extends"]
             top.marks["extends",] = layer.marks["extends",]
-    for layer in _chain(top, [path.resolve()], stack.problems):
-        stack.base = copy.deepcopy(stack.tree)
+    layers = _chain(top, [path.resolve()], stack.problems)
+    names = [layer.name.removeprefix(_PRESET) for layer in layers if layer.name.startswith(_PRESET)]
+    stack.presets = tuple(names[::-1])
+    for layer in layers:
         stack.lay(layer)
     for target, layer in given:
         if target != ("extends",):
@@ -157,7 +181,7 @@ def _find_base(base: Any) -> tuple[Path, str] | str:
         return f'no file "{base}"; the path is relative to the current directory'
     path = PRESETS / f"{base}.yaml"
     if path.is_file():
-        return path, f"preset {base}"
+        return path, f"{_PRESET}{base}"
     return f'no preset "{base}"; {did_you_mean(base, preset_names())} (a file ends in .yaml)'
 
 

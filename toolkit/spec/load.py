@@ -37,7 +37,7 @@ class Loaded:
         tree: the resolved values as plain dicts, lists and scalars.
         path: the file, as the user named it.
         marks: path -> position of the key, for messages.
-        base: the values of what the file extends, interpolations as written.
+        presets: names of the presets the file extends, the nearest first.
     """
 
     spec: Spec
@@ -45,7 +45,7 @@ class Loaded:
     tree: dict[str, Any]
     path: str
     marks: dict[Path_, Mark] = field(default_factory=dict)
-    base: dict[str, Any] = field(default_factory=dict)
+    presets: tuple[str, ...] = ()
 
     def origin(self, path: str) -> str:
         """Return where the value at a dotted path came from."""
@@ -95,7 +95,7 @@ def examine_spec(
     if files and not stack.unreadable:
         check_files(spec, walker)
     tree = _in_schema_order(stack.tree, Spec)
-    loaded = Loaded(spec, origins, tree, str(path), stack.marks, stack.base)
+    loaded = Loaded(spec, origins, tree, str(path), stack.marks, stack.presets)
     problems = [*stack.problems, *(() if stack.unreadable else walker.problems)]
     return Examined(loaded, tuple(_in_order(problems, str(path))))
 
