@@ -78,6 +78,18 @@ def test_a_value_left_to_the_default_is_a_deviation_too(write: Write) -> None:
     assert rows["sft.lr"].origin == "default"
 
 
+def test_a_start_from_the_sft_model_is_one_deviation_however_it_is_written(write: Write) -> None:
+    for written in ("sft", "null"):
+        comparison = found(
+            write, f"extends: instructgpt/1.3b\n{MODEL}{TASK}ppo: {{init: {written}}}"
+        )
+        assert changes(comparison) == {"ppo.init": ("on", "null")}
+    assert (
+        changes(found(write, f"{MODEL}{TASK}ppo: {{init: sft}}", preset="tiny")).get("ppo.init")
+        is None
+    )
+
+
 def test_every_path_of_the_environment_is_a_key() -> None:
     assert [n for n in (*ENVIRONMENT, *UNSAID) if find_key(Spec, tuple(n.split("."))) is None] == []
 
@@ -120,6 +132,11 @@ def test_the_values_of_the_three_sizes_are_those_of_the_appendix() -> None:
     sizes = ["instructgpt/1.3b", "instructgpt/6b", "instructgpt/175b"]
     assert [trees[s]["sft"]["lr"] for s in sizes] == [9.65e-6, 9.65e-6, 5.03e-6]
     assert [trees[s]["sft"]["batch"] for s in sizes] == [32, 32, 8]
+    starts = [trees[s]["ppo"]["init"] for s in sizes]
+    assert [(start["lr"], start["batch"]) for start in starts] == [
+        (5e-6, 32), (1.04e-5, 32), (2.45e-6, 8),
+    ]  # fmt: skip
+    assert {(start["sft_epochs"], start["pretrain_mix"]) for start in starts} == {(2, 0.1)}
     assert [trees[s]["ppo"]["value"]["lr"] for s in sizes] == [9e-6, 9e-6, 5e-6]
     for tree in trees.values():
         ppo = tree["ppo"]

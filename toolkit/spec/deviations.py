@@ -17,7 +17,7 @@ from toolkit.spec.layers import preset_tree, source_of
 from toolkit.spec.load import Loaded
 from toolkit.spec.resolved import one_line
 from toolkit.spec.schema import Spec
-from toolkit.spec.vocabulary import find_key
+from toolkit.spec.vocabulary import KeyInfo, find_key
 from toolkit.spec.yaml_tree import Mark, Path_
 
 PAPER = "instructgpt/"
@@ -119,13 +119,19 @@ def _differences(
 ) -> Iterator[tuple[Path_, Any, Any]]:
     for name in dict.fromkeys([*ours, *theirs]):
         here, one, two = (*path, name), theirs.get(name), ours.get(name)
+        info = find_key(Spec, here)
+        one, two = (_absent(info, value) for value in (one, two))
         if one == two or _below(here, UNSAID):
             continue
-        info = find_key(Spec, here)
         if info is not None and info.section and isinstance(one, dict) and isinstance(two, dict):
             yield from _differences(one, two, here)
         else:
             yield here, one, two
+
+
+def _absent(info: KeyInfo | None, value: Any) -> Any:
+    """Return null for the word that means the same."""
+    return None if info is not None and info.kind == "or_sft" and value == "sft" else value
 
 
 def _below(path: Path_, names: Sequence[str]) -> bool:
@@ -151,7 +157,9 @@ def _deviation(loaded: Loaded, path: Path_, theirs: Any, ours: Any) -> Deviation
 
 def _value(path: Path_, value: Any) -> str:
     info = find_key(Spec, path)
-    return "on" if info is not None and info.section and value is not None else one_line(value)
+    return (
+        "on" if info is not None and info.section and isinstance(value, dict) else one_line(value)
+    )
 
 
 def comment_at(mark: Mark) -> str:
