@@ -35,7 +35,7 @@ PYTHON: dict[str, Floor] = {
     "toolkit.report": Floor("toolkit.pipeline toolkit.spec", light=True),
     "toolkit.pipeline": Floor(
         "toolkit.stages! toolkit.stages.context toolkit.data.scan toolkit.data.tasks"
-        " toolkit.data.oracle toolkit.data.formats toolkit.spec toolkit!",
+        " toolkit.data.oracle toolkit.data.formats toolkit.data.mixture toolkit.spec toolkit!",
         light=True,
     ),
     # The door: inside `execute` is the one place where the floors above may load torch.

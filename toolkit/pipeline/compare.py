@@ -47,21 +47,23 @@ def finished_stages(run: Path) -> dict[str, Done]:
 def compare_runs(first: Path, second: Path) -> list[StageDifference]:
     """Compare the finished stages of two runs."""
     one, two = finished_stages(first), finished_stages(second)
-    differing = {n for n in one.keys() & two.keys() if one[n].key != two[n].key}
+    differing = {two[n].key: n for n in two if n in one and one[n].key != two[n].key}
     return [
         _compare(name, one.get(name), two.get(name), differing)
         for name in list(dict.fromkeys([*one, *two]))
     ]
 
 
-def _compare(name: str, one: Done | None, two: Done | None, differing: set[str]) -> StageDifference:
+def _compare(
+    name: str, one: Done | None, two: Done | None, differing: Mapping[str, str]
+) -> StageDifference:
     if one is None or two is None:
         which = "first" if two is None else "second"
         causes = [f"only in the {which} run"]
         return StageDifference(name=name, same=False, causes=causes, figures={})
     causes = own_changes(one.parts, two.parts)
-    kinds = [k for k, key in two.parts["inputs"].items() if one.parts["inputs"].get(k) != key]
-    read = [n for n in differing if n.partition(".")[0] in kinds]
+    changed = two.parts["inputs"].items() - one.parts["inputs"].items()
+    read = {differing[key] for _, key in changed if key in differing}
     if read:
         verb = "differs" if len(read) == 1 else "differ"
         causes.append(f"{', '.join(sorted(read))} {verb}")

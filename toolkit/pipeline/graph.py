@@ -1,8 +1,11 @@
 """From a spec to the stages that make it true, in order. Pure: reads no file.
 
-    data -> pretrain -> sft -> collect.1 -> label.1 -> reward.1 -> LEARNER.1 -> evaluate, export
+    data -> pretrain -> sft -> init -> for each round r: collect.r -> label.r -> reward.r
+         -> select (once, after reward.1) -> LEARNER.r
+    -> evaluate, export
 
 LEARNER is the stage that improves the policy; who reads it finds it under the key "learner".
+After `select`, the key "sft" names its folder: the chosen epoch is the SFT model from there on.
 A stage's result is a function of what its node names: a slice of the spec, files, and the results
 it reads. What is not named here must not be read by the stage.
 """
@@ -21,9 +24,11 @@ VERSIONS: Mapping[str, int] = {
     "data": 1,
     "pretrain": 3,
     "sft": 3,
+    "init": 1,
     "collect": 2,
-    "label": 1,
+    "label": 2,
     "reward": 3,
+    "select": 1,
     "ppo": 3,
     "evaluate": 3,
     "export": 2,
@@ -34,27 +39,37 @@ READS: Mapping[str, tuple[str, ...]] = {
     "data": (),
     "pretrain": ("data",),
     "sft": ("data", "pretrain"),
-    "collect": ("data", "pretrain", "sft"),
-    "label": ("data", "collect"),
+    "init": ("data", "pretrain"),
+    "collect": ("data", "pretrain", "sft", LEARNER),
+    "label": ("data", "collect", "label"),
     "reward": ("data", "pretrain", "sft", "label"),
-    "ppo": ("data", "pretrain", "sft", "reward"),
-    "evaluate": ("data", "pretrain", "sft", "label", "reward", LEARNER),
+    "select": ("data", "sft", "reward"),
+    "ppo": ("data", "pretrain", "sft", "init", "reward", LEARNER),
+    "evaluate": ("data", "pretrain", "sft", "init", "label", "reward", LEARNER),
     "export": ("data", "pretrain", "sft", "reward", LEARNER),
 }
-"""Stage kind -> kinds whose folders it reads, where the run has them; any learner is LEARNER."""
+"""Stage kind -> kinds whose newest folders it reads, where there are such; a learner is LEARNER."""
 
 SLICES: Mapping[str, tuple[str, ...]] = {
     "data": ("data", "text", "models.base.path"),
     "pretrain": ("pretrain", "models.base"),
     "sft": ("sft", "models.base", "text"),
+    "init": ("ppo.init", "sft.loss_on", "models.base", "text"),
     "collect": ("collect", "models.base", "text"),
     "label": ("label", "data.task"),
     "reward": ("reward", "models.base", "models.reward", "text"),
+    "select": ("sft.select_prompts", "models.reward_trained", "text"),
     "ppo": ("ppo", "models", "text", "label.fn", "data.task"),
     "evaluate": ("evaluate", "models", "text", "label.fn", "data.task"),
     "export": ("export", "models", "name"),
 }
 """Stage kind -> spec paths its result depends on, besides seed and hardware."""
+
+FIRST_ROUND_IGNORES = ("collect.sources.ppo", "ppo.restart")
+"""Paths that matter from the second round on: changing them keeps the first."""
+
+IGNORES: Mapping[str, tuple[str, ...]] = {"sft": ("sft.select_prompts",)}
+"""Stage kind -> paths inside its slice that another stage reads."""
 
 OUTSIDE_KEYS = ("reward.gate",)
 """Paths inside a slice that judge a result without changing it: moving a gate trains nothing."""
@@ -68,9 +83,11 @@ class Node:
         name: folder name, such as "ppo.1".
         kind: stage file, such as "ppo".
         round: 1-based for collect, label, reward and the learner; 0 for the others.
-        inputs: stage kind, or LEARNER, -> name of the stage it reads.
+        inputs: stage kind, or LEARNER, -> name of the stage it reads; evaluate has those of every
+            round too, such as "reward.1" and "learner.1".
         version: VERSIONS[kind].
         paths: spec paths the result depends on.
+        ignored: paths below those that it does not depend on.
         files: files and model folders whose content the result depends on.
         functions: plug-ins, `path/to/file.py:function` or `package.module:function`.
         computes: whether device, precision, threads and kernels can change the result.
@@ -82,52 +99,75 @@ class Node:
     inputs: Mapping[str, str]
     version: int
     paths: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     computes: bool = field(default=True)
 
 
-def kinds(spec: Spec) -> list[str]:
-    """Return the stage kinds the spec asks for, in the order they run."""
-    chosen = ["data"]
-    if spec.pretrain is not None:
-        chosen.append("pretrain")
-    if spec.sft is not None:
-        chosen.append("sft")
-    if spec.models.reward_trained is None:
-        chosen += (["collect"] if spec.collect is not None else []) + ["label", "reward"]
-    if spec.learner is not None:
-        chosen.append(spec.learner)
-    if spec.evaluate is not None:
-        chosen.append("evaluate")
-    if spec.export is not None:
-        chosen.append("export")
-    return chosen
+def stages(spec: Spec) -> list[tuple[str, int]]:
+    """Return (stage kind, round) of what the spec asks for, in the order it runs; round 0: none."""
+    start = {"pretrain": spec.pretrain, "sft": spec.sft, "init": spec.ppo and spec.ppo.init}
+    chosen = [("data", 0), *((kind, 0) for kind, section in start.items() if section)]
+    for number in range(1, spec.rounds + 1):
+        chosen += [(kind, number) for kind in _ranking(spec)]
+        if number == 1 and spec.sft is not None and spec.sft.select == "reward":
+            chosen.append(("select", 0))
+        if spec.learner is not None:
+            chosen.append((spec.learner, number))
+    end = {"evaluate": spec.evaluate, "export": spec.export}
+    return chosen + [(kind, 0) for kind, section in end.items() if section]
+
+
+def _ranking(spec: Spec) -> list[str]:
+    """Return the kinds of stages that lead to a reward model."""
+    if spec.models.reward_trained is not None:
+        return []
+    return (["collect"] if spec.collect is not None else []) + ["label", "reward"]
 
 
 def build_graph(spec: Spec) -> list[Node]:
     """Return the stages of `spec` in an order in which every stage follows its inputs."""
     nodes: list[Node] = []
-    names: dict[str, str] = {}
-    for kind in kinds(spec):
-        number = 1 if kind in ("collect", "label", "reward", *LEARNERS) else 0
+    newest: dict[str, str] = {}
+    for kind, number in stages(spec):
         name = f"{kind}.{number}" if number else kind
+        first = FIRST_ROUND_IGNORES if number == 1 else ()
         nodes.append(
             Node(
                 name=name,
                 kind=kind,
                 round=number,
-                inputs={read: names[read] for read in READS[kind] if read in names},
+                inputs=_inputs(spec, kind, newest, nodes),
                 version=VERSIONS[kind],
                 paths=SLICES[kind],
+                ignored=(*IGNORES.get(kind, ()), *first),
                 files=tuple(dict.fromkeys(_files(spec, kind))),
                 functions=tuple(dict.fromkeys(_functions(spec, kind))),
                 computes=kind not in ("data", "export")
                 and not (kind == "label" and spec.label.by != "model"),
             )
         )
-        names[LEARNER if kind in LEARNERS else kind] = name
+        newest["sft" if kind == "select" else _key(kind)] = name
     return nodes
+
+
+def _key(kind: str) -> str:
+    return LEARNER if kind in LEARNERS else kind
+
+
+def _inputs(spec: Spec, kind: str, newest: Mapping[str, str], before: list[Node]) -> dict[str, str]:
+    """Return what a stage reads of the newest of each kind; for evaluate also of every round."""
+    reads = set(READS[kind])
+    if kind == "collect" and spec.collect is not None and not spec.collect.sources.get("ppo"):
+        reads.discard(LEARNER)
+    if kind == "ppo" and spec.ppo is not None and spec.ppo.restart == "init":
+        reads.discard(LEARNER)
+    found = {key: newest[key] for key in READS[kind] if key in reads and key in newest}
+    if kind == "evaluate" and spec.rounds > 1:
+        rounds = [n for n in before if _key(n.kind) in ("reward", LEARNER)]
+        found |= {f"{_key(n.kind)}.{n.round}": n.name for n in rounds}
+    return found
 
 
 def select(nodes: list[Node], until: str | None) -> list[Node]:
@@ -154,13 +194,13 @@ def _files(spec: Spec, kind: str) -> Iterable[str]:
         yield from [spec.text.tokenizer] if spec.text.tokenizer else base
     elif kind == "label":
         yield from _folder(spec.label.model)
-    else:
+    elif kind != "select":
         yield from base
     if kind == "collect" and spec.collect is not None:
         yield from (s for s in spec.collect.sources if s not in ("base", "sft", "ppo"))
     if kind in ("reward", "ppo"):
         yield from _folder(spec.models.reward)
-    if kind in ("ppo", "evaluate", "export"):
+    if kind in ("select", "ppo", "evaluate", "export"):
         yield from _folder(spec.models.reward_trained)
 
 

@@ -33,19 +33,20 @@ def flatten(value: Any, path: str) -> dict[str, Any]:
     return {path: value}
 
 
-def spec_slice(spec: Spec, paths: tuple[str, ...]) -> dict[str, Any]:
-    """Return the leaves below `paths`, without those that only judge a result."""
+def spec_slice(spec: Spec, paths: tuple[str, ...], ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the leaves below `paths`, without `ignored` and those that only judge a result."""
     leaves: dict[str, Any] = {}
     for path in paths:
         value: Any = spec
         for name in path.split("."):
             value = getattr(value, name) if value is not None else None
         leaves.update(flatten(value, path))
-    return {p: v for p, v in leaves.items() if not _outside(p)}
+    outside = (*OUTSIDE_KEYS, *ignored)
+    return {p: v for p, v in leaves.items() if not _below(p, outside)}
 
 
-def _outside(path: str) -> bool:
-    return any(path == out or path.startswith(out + ".") for out in OUTSIDE_KEYS)
+def _below(path: str, sections: tuple[str, ...]) -> bool:
+    return any(path == section or path.startswith(section + ".") for section in sections)
 
 
 def compute_parts(
@@ -69,7 +70,7 @@ def compute_parts(
         "kind": node.kind,
         "round": node.round,
         "version": node.version,
-        "spec": spec_slice(spec, node.paths),
+        "spec": spec_slice(spec, node.paths, node.ignored),
         "inputs": dict(input_keys),
         "files": files,
         "seed": spec.seed,

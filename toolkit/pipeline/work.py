@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from toolkit.data.mixture import Mixture
 from toolkit.pipeline.counts import Counts
 from toolkit.pipeline.graph import Node
-from toolkit.spec.schema import Ppo, Pretrain, Reward, Sft, Spec
+from toolkit.spec.schema import Init, Ppo, Pretrain, Reward, Sft, Spec
 
 
 def pretrain_steps(pretrain: Pretrain) -> int:
@@ -17,6 +18,11 @@ def pretrain_steps(pretrain: Pretrain) -> int:
 def sft_steps(sft: Sft, demonstrations: int) -> int:
     """Optimizer steps of sft: epochs * ceil(demonstrations / batch)."""
     return sft.epochs * math.ceil(demonstrations / sft.batch)
+
+
+def init_steps(init: Init, demonstrations: int) -> int:
+    """Optimizer steps of init: epochs times the batches that hold each demonstration once."""
+    return init.sft_epochs * Mixture(init.batch, init.pretrain_mix).steps(demonstrations)
 
 
 def reward_steps(reward: Reward, prompts: int) -> int:
@@ -45,16 +51,19 @@ def optimizer_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
         return pretrain_steps(spec.pretrain)
     if node.kind == "sft" and spec.sft is not None and counts.demonstrations is not None:
         return sft_steps(spec.sft, counts.demonstrations)
+    init = spec.ppo.init if spec.ppo is not None else None
+    if node.kind == "init" and init is not None and counts.demonstrations is not None:
+        return init_steps(init, counts.demonstrations)
     if node.kind == "ppo" and spec.ppo is not None:
         return ppo_optimizer_steps(spec.ppo)
     if node.kind == "reward":
-        return reward_training_steps(spec, counts)
+        return reward_training_steps(spec, node, counts)
     return None
 
 
-def reward_training_steps(spec: Spec, counts: Counts) -> int | None:
+def reward_training_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
     """Optimizer steps of reward, estimated: the held-out share is drawn prompt by prompt."""
-    prompts = ranked_prompts(spec, counts)
+    prompts = ranked_prompts(spec, node, counts)
     if prompts is None:
         return None
     return reward_steps(spec.reward, round(prompts * (1.0 - spec.data.split.valid)))
@@ -65,32 +74,52 @@ def work_text(spec: Spec, node: Node, counts: Counts) -> str:
     texts = {
         "pretrain": _pretrain,
         "sft": _sft,
+        "init": _init,
+        "select": _select,
         "collect": _collect,
         "label": _label,
         "reward": _reward,
         "ppo": _ppo,
         "evaluate": _evaluate,
     }
-    return texts[node.kind](spec, counts) if node.kind in texts else ""
+    return texts[node.kind](spec, node, counts) if node.kind in texts else ""
 
 
-def _pretrain(spec: Spec, counts: Counts) -> str:
+def _pretrain(spec: Spec, node: Node, counts: Counts) -> str:
     if spec.pretrain is None:
         return ""
     tokens = spec.pretrain.steps * spec.pretrain.batch * spec.pretrain.length
     return f"{spec.pretrain.steps} steps, {tokens} tokens"
 
 
-def _sft(spec: Spec, counts: Counts) -> str:
+def _sft(spec: Spec, node: Node, counts: Counts) -> str:
     if spec.sft is None:
         return ""
+    kept = f", keeps {spec.sft.epochs} models" if spec.sft.select == "reward" else ""
     if counts.demonstrations is None:
-        return _epochs(spec.sft.epochs)
+        return _epochs(spec.sft.epochs) + kept
     steps = sft_steps(spec.sft, counts.demonstrations)
-    return f"{_epochs(spec.sft.epochs)}, {steps} steps"
+    return f"{_epochs(spec.sft.epochs)}, {steps} steps{kept}"
 
 
-def _collect(spec: Spec, counts: Counts) -> str:
+def _init(spec: Spec, node: Node, counts: Counts) -> str:
+    init = spec.ppo.init if spec.ppo is not None else None
+    if init is None:
+        return ""
+    mix = f"{_epochs(init.sft_epochs)} with {init.pretrain_mix:.0%} pretraining text"
+    if counts.demonstrations is None:
+        return mix
+    return f"{mix}, {init_steps(init, counts.demonstrations)} steps"
+
+
+def _select(spec: Spec, node: Node, counts: Counts) -> str:
+    if spec.sft is None:
+        return ""
+    prompts = min(spec.sft.select_prompts, counts.valid_prompts or spec.sft.select_prompts)
+    return f"{_epochs(spec.sft.epochs)}, {prompts} answers each"
+
+
+def _collect(spec: Spec, node: Node, counts: Counts) -> str:
     if spec.collect is None:
         return ""
     low, high = spec.collect.k
@@ -100,36 +129,36 @@ def _collect(spec: Spec, counts: Counts) -> str:
     return f"{collect_prompts(spec, counts.prompts)} prompts, {answers} answers each"
 
 
-def ranked_prompts(spec: Spec, counts: Counts) -> int | None:
-    """Ranked prompts that label hands on, collected or of data.rankings; None: unknown."""
+def ranked_prompts(spec: Spec, node: Node, counts: Counts) -> int | None:
+    """Ranked prompts of all rounds so far, collected or of data.rankings; None: unknown."""
     if spec.collect is not None and counts.prompts is None:
         return None
-    collected = collect_prompts(spec, counts.prompts or 0)
+    collected = node.round * collect_prompts(spec, counts.prompts or 0)
     if spec.data.rankings is not None and counts.rankings is None:
         return None
     return collected + (counts.rankings or 0)
 
 
-def _label(spec: Spec, counts: Counts) -> str:
-    prompts = ranked_prompts(spec, counts)
+def _label(spec: Spec, node: Node, counts: Counts) -> str:
+    prompts = ranked_prompts(spec, node, counts)
     return f"{prompts} prompts" if prompts is not None else ""
 
 
-def _reward(spec: Spec, counts: Counts) -> str:
-    steps = reward_training_steps(spec, counts)
+def _reward(spec: Spec, node: Node, counts: Counts) -> str:
+    steps = reward_training_steps(spec, node, counts)
     if steps is None:
         return _epochs(spec.reward.epochs)
     return f"{_epochs(spec.reward.epochs)}, about {steps} steps"
 
 
-def _ppo(spec: Spec, counts: Counts) -> str:
+def _ppo(spec: Spec, node: Node, counts: Counts) -> str:
     if spec.ppo is None:
         return ""
     steps = ppo_optimizer_steps(spec.ppo)
     return f"{ppo_iterations(spec.ppo)} iterations, {steps} optimizer steps"
 
 
-def _evaluate(spec: Spec, counts: Counts) -> str:
+def _evaluate(spec: Spec, node: Node, counts: Counts) -> str:
     if spec.evaluate is None:
         return ""
     prompts = spec.evaluate.prompts

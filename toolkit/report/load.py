@@ -109,7 +109,11 @@ def _load_stages(folder: Path, spec: Spec) -> Iterable[Stage]:
         inputs = {kind: keys.get(name) for kind, name in node.inputs.items()}
         key = str(done.get("key"))
         fits = key == wanted_keys.get(node.name, key)
-        if done and fits and not _outdated(done, spec_slice(spec, node.paths), inputs, spec.seed):
+        if (
+            done
+            and fits
+            and not _outdated(done, spec_slice(spec, node.paths, node.ignored), inputs, spec.seed)
+        ):
             keys[node.name] = key
             yield _finished(node, "done", store.folder(node.name), done)
         elif started := _newest(store.partials, node.name):

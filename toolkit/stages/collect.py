@@ -24,6 +24,7 @@ from toolkit.stages.shared import (
     text_of,
     write_records,
 )
+from toolkit.training.random import Stream
 
 
 class Collect:
@@ -40,9 +41,7 @@ class Collect:
         self.text = text_of(ctx)
         prompts = read_records(ctx.inputs["data"] / "prompts.train.jsonl")
         count = min(config.prompts, len(prompts))
-        self.prompts = [
-            prompts[i] for i in self.stream.permutation(len(prompts), "prompts")[:count]
-        ]
+        self.prompts = [prompts[i] for i in self._chosen(len(prompts), count)]
         low, high = config.k
         self.k = self.stream.numpy("k").integers(low, high + 1, size=count)
         self.first = np.concatenate([[0], np.cumsum(self.k)])
@@ -57,6 +56,12 @@ class Collect:
         # by length, for little padding; written in the order chosen above
         self.sequence = sorted(range(count), key=lambda p: len(self.prompts[p]["prompt_ids"]))
         return -(-count // self.chunk)
+
+    def _chosen(self, prompts: int, count: int) -> np.ndarray:
+        """Prompts of this round: one order for all rounds, each going on where the last ended."""
+        order = Stream(self.ctx.spec.seed, self.ctx.kind, 1).permutation(prompts, "prompts")
+        first = (self.ctx.round - 1) * count
+        return order[np.arange(first, first + count) % prompts]
 
     def _sources(self) -> list[str]:
         """Sources that exist in this round: no PPO policy does before the first PPO."""

@@ -32,7 +32,7 @@ class Models:
 
     Args:
         policy: pi_RL, trained.
-        reference: where the policy started, frozen.
+        reference: where the policy of the first round started, frozen.
         value: trained, separate from the policy.
         reward: r_theta, frozen; None when only `extra_reward` counts.
     """

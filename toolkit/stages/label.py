@@ -1,6 +1,7 @@
 """Stage `label`: rank each prompt's answers, by an oracle, by a file, or by a reward model.
 
-Equal scores are a tie.
+Equal scores are a tie. A later round hands on all comparisons so far: those of the round before it,
+then its own; a record's `round` says when it was ranked, 0 for the rankings that came as a file.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ class Label:
         self.records: list[Record] = []
 
     def setup(self) -> int:
-        """Read the answers, and the rankings that came as a file."""
+        """Read the answers, and the rankings that came as a file or in earlier rounds."""
         self.text = text_of(self.ctx)
         given = self.ctx.inputs["data"] / "rankings.jsonl"
-        self.given = read_records(given) if given.exists() else []
+        self.given = [{**r, "round": 0} for r in read_records(given)] if given.exists() else []
+        if "label" in self.ctx.inputs:  # it holds the given ones too
+            self.given = read_records(self.ctx.inputs["label"] / "rankings.jsonl")
         self.samples: list[Record] = []
         if "collect" in self.ctx.inputs and self.config.by != "file":
             self.samples = read_records(self.ctx.inputs["collect"] / "samples.jsonl")
@@ -42,13 +45,19 @@ class Label:
         return 1
 
     def step(self, i: int) -> dict[str, float]:
-        """Score all answers, turn scores into ranks, add the rankings from the file."""
+        """Score all answers, turn scores into ranks, add the rankings that there were."""
         scores = self._scores() if self.samples else []
         ranked = [
-            {**sample, "scores": own, "ranks": ranks_of(own, ties=self.config.ties)}
+            {
+                **sample,
+                "round": self.ctx.round,
+                "scores": own,
+                "ranks": ranks_of(own, ties=self.config.ties),
+            }
             for sample, own in zip(self.samples, scores, strict=True)
         ]
-        self.records = ranked + self.given
+        later = "label" in self.ctx.inputs
+        self.records = self.given + ranked if later else ranked + self.given
         tied = [len(r["ranks"]) - len(set(r["ranks"])) for r in self.records]
         return {"prompts": float(len(self.records)), "ties": float(np.mean([t > 0 for t in tied]))}
 

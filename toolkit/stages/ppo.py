@@ -12,6 +12,7 @@ one optimizer step.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,22 +20,18 @@ import torch
 import rlhf_kernels as rk
 from toolkit.data.batches import Batch, collate, windows
 from toolkit.data.oracle import load_oracle, load_scorer
-from toolkit.models.heads import Policy, Scorer
-from toolkit.models.load import load_scalar, make_scalar
 from toolkit.models.save import save_model
 from toolkit.rollout import sample_answers
-from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.experience import Experience, Models, make_experience
+from toolkit.stages.experience import Experience, make_experience
+from toolkit.stages.kl_control import KlControl
+from toolkit.stages.ppo_models import continues, load_models
 from toolkit.stages.shared import (
     backward_cross_entropy,
-    load_sft,
     needed,
-    pretrain_stream,
+    needed_text,
     read_records,
-    reward_folder,
-    sft_folder,
     stream_of,
     text_of,
     write_records,
@@ -44,7 +41,7 @@ from toolkit.training.device import move, read_rows
 from toolkit.training.ema import make_ema
 from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_ppo_updater
-from toolkit.training.random import Order, Stream
+from toolkit.training.random import Order
 
 
 class PPO:
@@ -54,68 +51,36 @@ class PPO:
         """Remember the context."""
         self.ctx, self.config, self.stream = ctx, needed(ctx.spec.ppo), stream_of(ctx)
         self.watch = Watch(ctx, self.config.stop_if.kl_above)
+        self.kl = KlControl(self.config.kl)
         self.last: Experience | None = None
 
     def setup(self) -> int:
-        """Load policy, reference, reward and value model; the reference never changes."""
-        ctx, config, hardware = self.ctx, self.config, self.ctx.spec.hardware
+        """Load the models, prompts and pretraining text; set the optimizers up."""
+        ctx, config = self.ctx, self.config
         self.text = text_of(ctx)
         self.prompts = read_records(ctx.inputs["data"] / "prompts.train.jsonl")
         self.order = Order(self.stream, len(self.prompts))
-        policy = Policy(load_sft(ctx, self.text), self.text.vocab, hardware, config.temperature)
-        reference = Policy(load_sft(ctx, self.text), self.text.vocab, hardware, config.temperature)
-        reward = reward_folder(ctx)
-        if reward is None:
-            raise StageFailed(
-                "ppo: the run has no reward model; give models.reward_trained or a reward stage"
-            )
-        self.models = Models(
-            policy,
-            reference,
-            self._value(),
-            Scorer(load_scalar(reward, self.text, ctx.device), hardware),
-        )
-        for frozen in (reference.model, self.models.reward.model):
-            frozen.requires_grad_(False)
+        self.models = load_models(ctx, self.text)
         minibatches = config.batch // config.minibatch
         per_iteration = config.inner_epochs * minibatches
         iterations = config.episodes // config.batch
         steps = {"per_iteration": per_iteration, "total": iterations * per_iteration}
-        self.updater = make_ppo_updater(policy.model, config, config.lr, **steps)
+        self.updater = make_ppo_updater(self.models.policy.model, config, config.lr, **steps)
         self.value_updater = make_ppo_updater(
             self.models.value.model, config, config.value.lr, **steps
         )
-        self.ema = None if config.ema is None else make_ema(policy.model, config.ema)
+        self.ema = None if config.ema is None else make_ema(self.models.policy.model, config.ema)
         self.pretrain = self._pretrain_text()
         self.oracle = load_oracle(ctx.spec)
         extra = config.extra_reward
         self.extra = None if extra is None else load_scorer(extra.fn, "ppo.extra_reward.fn")
         return iterations
 
-    def _value(self) -> Scorer:
-        """The value function starts as the reward model (detail 17)."""
-        ctx = self.ctx
-        folder = reward_folder(ctx)
-        if self.config.value.init == "reward" and folder is not None:
-            return Scorer(load_scalar(folder, self.text, ctx.device), ctx.spec.hardware)
-        start = sft_folder(ctx)
-        if start is None:
-            raise StageFailed("ppo.value.init is sft but no SFT model is on disk; set it to reward")
-        head = Stream(ctx.spec.seed, "value head")
-        return Scorer(make_scalar(start, self.text, head, ctx.device), ctx.spec.hardware)
-
     def _pretrain_text(self) -> torch.Tensor | None:
-        if self.config.ptx is None or self.config.ptx.coef == 0:
+        ptx = self.config.ptx
+        if ptx is None or ptx.coef == 0:
             return None
-        tokens = pretrain_stream(self.ctx, "train")
-        have = 0 if tokens is None else len(tokens)
-        if tokens is None or have <= self.config.ptx.length + 1:
-            raise StageFailed(
-                f"ppo.ptx.length is {self.config.ptx.length} but the pretraining text has {have} "
-                f"tokens; "
-                "give data.pretrain more text or lower ppo.ptx.length"
-            )
-        return tokens
+        return needed_text(self.ctx, ptx.length, "ppo.ptx.length")
 
     def step(self, i: int) -> dict[str, float]:
         """One iteration: sample, score, then update in minibatches."""
@@ -132,16 +97,17 @@ class PPO:
                 stats = self._value_step(i, experience, rows)
                 stats.update(self._policy_step(i, experience, rows))
                 if i == 0 and epoch == 0 and m == 0:
-                    self.watch.first_minibatch(experience, stats)
+                    self.watch.first_minibatch(experience, stats, same=not continues(self.ctx))
                 if self.ema is not None:
                     self.ema.update_parameters(self.models.policy.model)
                 seen.append(stats)
         self.last = experience
         figures = {
-            **objective(experience, self.config.kl.coef, self.oracle),
+            **objective(experience, self.kl.now.coef, self.oracle),
             **join(seen),
             "lr": lr,
         }
+        self.kl.update(figures["objective/kl"], self.config.batch)
         return figures | {"tokens": float(experience.batch.tokens)}
 
     def _sample(self, i: int) -> Experience:
@@ -163,7 +129,13 @@ class PPO:
         responses = [self.text.decode_response(ids)[0] for ids in answers.ids]
         texts = ([c["prompt"] for c in chosen], responses, answers.finished)
         return make_experience(
-            config, self.models, batch, behaviour, texts, self.extra, once=self._once(batch)
+            replace(config, kl=self.kl.now),
+            self.models,
+            batch,
+            behaviour,
+            texts,
+            self.extra,
+            once=self._once(batch),
         )
 
     def _once(self, batch: Batch) -> bool:
@@ -196,7 +168,7 @@ class PPO:
                 experience.advantages.flatten()[mine],
                 cliprange=config.cliprange,
                 entropy_coef=config.entropy_coef,
-                kl_coef=config.kl.coef if in_loss else 0.0,
+                kl_coef=self.kl.now.coef if in_loss else 0.0,
                 kl_estimator=config.kl.estimator if in_loss else "k3",
                 ref_logprobs=experience.ref_logprobs.flatten()[mine] if in_loss else None,
                 denominator=batch.tokens,
@@ -265,6 +237,7 @@ class PPO:
             "updater": self.updater.state(),
             "value_updater": self.value_updater.state(),
             "watch": self.watch.state(),
+            "kl": self.kl.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -276,6 +249,7 @@ class PPO:
         self.updater.restore(state["updater"])
         self.value_updater.restore(state["value_updater"])
         self.watch.restore(state["watch"])
+        self.kl.restore(state["kl"])
 
     def finish(self) -> StageResult:
         """Save the policy, its average, the value model, and the last answers."""

@@ -14,13 +14,13 @@ from toolkit.data.batches import windows
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base
 from toolkit.models.save import save_model
-from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.shared import (
     backward_cross_entropy,
     language_model_state,
     mean_cross_entropy,
     needed,
+    needed_text,
     pretrain_stream,
     stream_of,
     text_of,
@@ -47,14 +47,7 @@ class Pretrain:
         self.updater = make_updater(
             self.model, config.optimizer, config.lr, config.schedule, config.steps
         )
-        tokens = pretrain_stream(ctx, "train")
-        if tokens is None or len(tokens) <= config.length + 1:
-            have = 0 if tokens is None else len(tokens)
-            raise StageFailed(
-                f"pretrain.length is {config.length} but the pretraining text has {have} tokens; "
-                "give data.pretrain more text or lower pretrain.length"
-            )
-        self.tokens = tokens
+        self.tokens = needed_text(ctx, config.length, "pretrain.length")
         return config.steps
 
     def step(self, i: int) -> dict[str, float]:

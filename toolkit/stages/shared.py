@@ -17,6 +17,7 @@ from toolkit.data.batches import Batch
 from toolkit.data.tokenize import Text, load_text
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base, load_policy
+from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext
 from toolkit.training.device import read
 from toolkit.training.optim import Updater
@@ -75,13 +76,27 @@ def load_pretrained(ctx: StageContext, text: Text) -> PreTrainedModel:
 
 
 def sft_folder(ctx: StageContext) -> Path | None:
-    """Where the SFT model lies; the pretrained one when the spec has `sft: null`."""
+    """Where the SFT model lies; the pretrained one when the spec has `sft: null`.
+
+    It is the selected epoch's after `select`, whose folder the graph then names "sft".
+    """
     return ctx.inputs["sft"] / "model" if "sft" in ctx.inputs else pretrained_folder(ctx)
 
 
 def load_sft(ctx: StageContext, text: Text) -> PreTrainedModel:
     """The model after SFT; the pretrained one when the spec has `sft: null`."""
     folder = sft_folder(ctx)
+    return load_pretrained(ctx, text) if folder is None else load_policy(folder, text, ctx.device)
+
+
+def start_folder(ctx: StageContext) -> Path | None:
+    """Where the policy starts and what its KL is measured to: `init`, else the SFT model."""
+    return ctx.inputs["init"] / "model" if "init" in ctx.inputs else sft_folder(ctx)
+
+
+def load_start(ctx: StageContext, text: Text) -> PreTrainedModel:
+    """The model that a learner starts from; the same in every round."""
+    folder = start_folder(ctx)
     return load_pretrained(ctx, text) if folder is None else load_policy(folder, text, ctx.device)
 
 
@@ -99,6 +114,22 @@ def pretrain_stream(ctx: StageContext, part: str) -> torch.Tensor | None:
 
     path = ctx.inputs["data"] / f"pretrain.{part}.npy"
     return torch.from_numpy(np.load(path)) if path.exists() else None
+
+
+def needed_text(ctx: StageContext, length: int, key: str) -> torch.Tensor:
+    """Token stream of the pretraining text, to cut pieces of `length` tokens from.
+
+    Raises:
+        StageFailed: it is too short for the `length` that the spec's `key` asks for.
+    """
+    tokens = pretrain_stream(ctx, "train")
+    have = 0 if tokens is None else len(tokens)
+    if tokens is None or have <= length + 1:
+        raise StageFailed(
+            f"{key} is {length} but the pretraining text has {have} tokens; "
+            f"give data.pretrain more text or lower {key}"
+        )
+    return tokens
 
 
 def backward_cross_entropy(

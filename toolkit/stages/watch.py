@@ -89,18 +89,23 @@ class Watch:
             "pass of the policy",
         )
 
-    def first_minibatch(self, experience: Experience, stats: dict[str, float]) -> None:
-        """Refuse log-probs that do not reproduce: the policy still is the reference (detail 29)."""
+    def first_minibatch(
+        self, experience: Experience, stats: dict[str, float], *, same: bool
+    ) -> None:
+        """Refuse log-probs that do not reproduce (detail 29).
+
+        `same`: the policy still is the reference, which it is not where it goes on from an earlier
+        round.
+        """
         limit = _AUDIT[self.ctx.device][self.ctx.spec.hardware.precision]
-        self.audit = {
-            "max_ratio_error": stats["ppo/policy/ratio_error"],
-            "max_abs_kl": float(experience.kl.abs().max()),
-        }
+        self.audit = {"max_ratio_error": stats["ppo/policy/ratio_error"]}
+        if same:
+            self.audit["max_abs_kl"] = float(experience.kl.abs().max())
         for name, value in self.audit.items():
             if not value <= limit:
                 raise StageFailed(
                     f"ppo: on the first minibatch {name} is {value:.3g}, above {limit:g}, though "
-                    "policy and reference hold the same weights: log-probs are not reproducible "
+                    "both passes are of the same weights: log-probs are not reproducible "
                     "(dropout left on, or a temperature or padding that differs between passes)"
                 )
 
