@@ -31,7 +31,7 @@ def run_cold(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("command", ["check", "show", "plan"])
+@pytest.mark.parametrize("command", ["check", "show", "details", "plan"])
 def test_no_heavy_package_is_imported(command: str, tmp_path: Path) -> None:
     done = run_cold([command, "spec.yaml"], tmp_path)
     assert done.returncode == 0, done.stderr

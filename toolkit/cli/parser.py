@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("toolkit.cli.plan", "each stage: run or reuse, why, and how much work"),
     "run": ("toolkit.cli.run", "every stage; continues a run that was stopped or killed"),
     "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
+    "details": ("toolkit.cli.details", "thirty implementation details, and where each acts"),
     "report": ("toolkit.cli.report", "a table, one HTML page and a JSON of how a run came out"),
     "diff": ("toolkit.cli.diff", "which stages of two runs differ, and because of what"),
     "explain": ("toolkit.cli.explain", "what a stage was made from, why it ran, what came out"),
