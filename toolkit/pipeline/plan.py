@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from toolkit.pipeline.counts import counts_of
+from toolkit.pipeline.counts import Counts, counts_of
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.machine import Machine
 from toolkit.pipeline.runner import prepare
-from toolkit.pipeline.work import optimizer_steps, work_text
+from toolkit.pipeline.work import collect_prompts, optimizer_steps, work_text
 from toolkit.spec.errors import DataError
 from toolkit.spec.load import Loaded
 from toolkit.spec.schema import Spec
@@ -74,7 +74,7 @@ def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
         )
         for decision in decisions
     ]
-    notes = [*_drop_notes(scanned.counts), *_source_notes(spec), *scanned.warnings]
+    notes = [*_drop_notes(scanned.counts), *_round_notes(spec, counts), *scanned.warnings]
     return Plan(
         folder=folder,
         machine=machine,
@@ -98,16 +98,33 @@ _NOT_DROPS = ("read", "kept", "train", "valid", "characters")
 """Names in a scan's counts that are no rule; every other one counts dropped records."""
 
 
-def _source_notes(spec: Spec) -> list[str]:
-    """Say how collect.sources are weighted while no PPO policy exists."""
+def _round_notes(spec: Spec, counts: Counts) -> list[str]:
+    """Say who answers in the first round, and what later rounds have that is new."""
     if spec.collect is None or spec.models.reward_trained is not None:
         return []
-    sources = spec.collect.sources
+    notes, sources = [], spec.collect.sources
     usable = usable_sources(sources, ppo_exists=False)
-    if set(usable) == set(sources):
-        return []
-    shares = ", ".join(f"{name} {share:.2f}" for name, share in usable.items())
-    return [f"collect.1: there is no PPO policy yet, so the sources are {shares}"]
+    if set(usable) != set(sources):
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in usable.items())
+        notes.append(f"collect.1: there is no PPO policy yet, so the sources are {shares}")
+    later = range(2, spec.rounds + 1)
+    if later and not sources.get("ppo"):
+        notes.append(
+            "collect.sources has no ppo, so later rounds rank answers of the same models as the "
+            "first; give ppo a weight to rank the policy's own"
+        )
+    if later and counts.prompts is not None:
+        each = collect_prompts(spec, counts.prompts)
+        again = {r: min(each, max(0, r * each - counts.prompts)) for r in later}
+        notes += [
+            f"collect.{r}: {n} of its {each} prompts were answered in an earlier round, since "
+            f"there are {counts.prompts}"
+            for r, n in again.items()
+            if n
+        ]
+    if spec.rounds == 1 and spec.ppo is not None and spec.ppo.restart == "previous":
+        notes.append("ppo.restart: previous says nothing in the only round; see rounds")
+    return notes
 
 
 def usable_sources(sources: Mapping[str, float], *, ppo_exists: bool) -> dict[str, float]:

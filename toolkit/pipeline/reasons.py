@@ -104,7 +104,8 @@ def _input_changes(
     names: Mapping[str, str],
 ) -> list[str]:
     changed = [kind for kind in new if old.get(kind) != new[kind]]
-    run = [names[kind] for kind in changed if running.get(names[kind]) in ("runs", "continues")]
+    read = dict.fromkeys(names[kind] for kind in changed)
+    run = [name for name in read if running.get(name) in ("runs", "continues")]
     if run:
         return [f"because {_and(run)} {'runs' if len(run) == 1 else 'run'}"]
     found = [

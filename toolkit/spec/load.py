@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.spec import rules_data, rules_models, rules_stages
+from toolkit.spec import rules_data, rules_models, rules_rounds, rules_stages
 from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.files import check_files
 from toolkit.spec.interpolate import interpolate
@@ -23,7 +23,12 @@ from toolkit.spec.vocabulary import keys_of
 from toolkit.spec.walk import Walker
 from toolkit.spec.yaml_tree import COMMAND_LINE, Mark, Path_
 
-RULES = (*rules_data.RULES, *rules_models.RULES, *rules_stages.RULES)
+RULES = (
+    *rules_data.RULES,
+    *rules_models.RULES,
+    *rules_stages.RULES,
+    *rules_rounds.RULES,
+)
 
 
 @dataclass(frozen=True)

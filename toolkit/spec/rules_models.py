@@ -131,11 +131,13 @@ def tokens_fit_the_model(spec: Spec) -> Iterator[Finding]:
             yield ("text.max_response", "text.max_prompt", name), message
 
 
-@RULES.rule("pretrain.length", "ppo.ptx.length", "models.base")
+@RULES.rule("pretrain.length", "ppo.ptx.length", "ppo.init.length", "models.base")
 def text_pieces_fit_the_model(spec: Spec) -> Iterator[Finding]:
     """Pieces of pretraining text fit the model's positions."""
     limit = _positions(spec.models.base)
+    init = spec.ppo.init if spec.ppo else None
     lengths = {
+        "ppo.init.length": init.length if init and init.pretrain_mix else 0,
         "pretrain.length": spec.pretrain.length if spec.pretrain else 0,
         "ppo.ptx.length": spec.ppo.ptx.length if spec.ppo and spec.ppo.ptx else 0,
     }
