@@ -33,12 +33,12 @@ def step_once(vocab: int, fused: bool) -> dict[str, float]:
     from toolkit.models.heads import Policy
     from toolkit.models.load import load_base
     from toolkit.spec.schema import Hardware, ModelSource, Optimizer
-    from toolkit.training.device import return_large_blocks
+    from toolkit.training.device import set_up_memory
     from toolkit.training.optim import Updater
     from toolkit.training.random import Stream
 
     prepare_products("cpu")
-    return_large_blocks()
+    set_up_memory()
     words = make_word_tokenizer([f"w{i}" for i in range(vocab - 1)])
     text = make_text(words, make_template("{prompt} {response}"), EOS)
     config = {"n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 64}

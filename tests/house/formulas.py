@@ -46,6 +46,8 @@ ALLOWED = {("math", "exp")}
 
 #: Calls that are no term of the recipe, each with its reason.
 EXCEPTIONS = {
+    # The model's own attention.
+    "toolkit/models/attention.py": {"softmax"},
     # The confidence interval of a win rate.
     "toolkit/stages/verdicts.py": {"std"},
     # The win probability of a Bradley-Terry fit, over models, not tokens.

@@ -1,6 +1,9 @@
 """Moving to the device and reading back; a device that cannot be used is refused by name."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,3 +53,24 @@ def test_the_deterministic_setting_of_cublas_is_made_before_cuda_is_asked(monkey
         with pytest.raises(StageFailed):
             prepare_device("cuda", deterministic=wanted)
     assert seen == [None, ":4096:8"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the limits are glibc's")
+def test_blocks_that_every_step_takes_again_keep_their_pages():
+    program = """
+import resource, torch
+from toolkit.training.device import set_up_memory
+set_up_memory()
+def step():
+    held = [torch.ones(3 * 2**18) for _ in range(8)]  # 3 MiB each
+for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 6144  # the pages of one step

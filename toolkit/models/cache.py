@@ -2,10 +2,6 @@
 
 transformers' own cache grows by concatenation: every token copies all before it. Here a layer takes
 room for prompt and answer at its first use and writes into it; the model sees the part in use.
-
-Attention from one position to them on a CPU, batch 32, 6 heads of 64, 96 positions, one core: 0.22
-ms fused with MKL's products in fp32; 4.7 fused with oneDNN's; formed from batched products 0.80 in
-fp32 and 0.78 in bf16. So it is fused, with MKL, in fp32, whatever computes the other products.
 """
 
 from __future__ import annotations
@@ -14,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -74,30 +69,3 @@ def make_cache(model: PreTrainedModel, room: int) -> Cache:
         if type(layer) is DynamicLayer:
             cache.layers[i] = RoomyLayer(room)
     return cache
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **settings: Any,
-) -> tuple[Tensor, None]:
-    """Attend as transformers' "sdpa" does; from one position on a CPU by MKL, in fp32."""
-    done: tuple[Tensor, None]
-    if query.device.type != "cpu" or query.shape[2] > 1 or torch.is_grad_enabled():
-        done = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-        return done
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False):
-            wide = (x.float() for x in (query, key, value))
-            out, _ = sdpa_attention_forward(module, *wide, attention_mask, **settings)
-    finally:
-        torch.set_float32_matmul_precision(before)
-    return out.to(query.dtype), None
-
-
-AttentionInterface.register("sdpa", _attention)

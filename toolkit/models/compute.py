@@ -6,8 +6,8 @@ the full width. That setting also permits oneDNN to round to bf16 where the proc
 matrix units, so it is kept only where products come out with all their fp32 bits. Measured on one
 AVX-512 AMD core, 768 x 512 x 512: 92 GFLOP/s by MKL, 216 by oneDNN; relative error 2.4e-7, 4.0e-7.
 
-torch's fused CPU attention makes many tiny products, for which oneDNN is slow; up to
-`_PLAIN_ATTENTION` positions attention is then formed from batched products instead.
+torch's fused CPU attention makes many tiny products, for which oneDNN is slow; short sequences that
+attention.py does not take (padding masks, bf16) attend by batched products instead.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from toolkit.data.batches import Batch
+from toolkit.models.attention import PLAIN_ATTENTION
 from toolkit.spec.schema import Hardware
-
-#: Positions that attend times positions attended to. 128 x 128 took 24 ms formed from products,
-#: 29 ms fused with MKL, 107 ms fused with oneDNN; 512 x 512 took 90, 89 and 67 ms.
-_PLAIN_ATTENTION = 128 * 128
 
 #: Tokens of a micro-batch on a CPU, where the spec leaves it open. More make no product faster, and
 #: their activations leave the cache: 32 x 127 tokens of a 12M-parameter model took as long in one
@@ -71,7 +68,7 @@ def precision(hardware: Hardware, device: torch.device, *, pairs: int) -> Iterat
     """
     lowered = hardware.precision == "bf16"
     products = device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
-    plain = (products or lowered) and device.type == "cpu" and pairs <= _PLAIN_ATTENTION
+    plain = (products or lowered) and device.type == "cpu" and pairs <= PLAIN_ATTENTION
     attention = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
     with token_precision(hardware, device), attention:
         yield

@@ -18,7 +18,7 @@ from torch import Tensor
 import rlhf_kernels as rk
 from toolkit.spec.errors import StageFailed
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _WORKSPACE = ":4096:8"  # the cuBLAS setting that torch's deterministic mode asks for
 
 
@@ -73,11 +73,15 @@ def read_rows(rows: Sequence[Sequence[Tensor]]) -> list[list[float]]:
     return numbers
 
 
-def return_large_blocks() -> None:
-    """Have glibc give freed blocks of 4 MiB and more back to the system at once.
+def set_up_memory() -> None:
+    """Have glibc give freed blocks of 4 MiB and more back to the system, and keep smaller ones.
 
     By default it keeps blocks of up to 32 MiB for later, and pieces of them in between: 3 % of the
-    peak of a PPO step over a vocabulary of 50257. Other C libraries have no such setting.
+    peak of a PPO step over a vocabulary of 50257. Setting that limit also stops glibc from raising
+    the other one, 128 KiB of free memory at the heap's end: without a limit of our own every step
+    would take its activations anew, page by page. Other C libraries have no such settings.
     """
     if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
+        library.mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)

@@ -11,7 +11,7 @@ import torch
 from toolkit.models.compute import prepare_products
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.training.checkpoint import Checkpoints
-from toolkit.training.device import peak_device_memory, prepare_device, return_large_blocks
+from toolkit.training.device import peak_device_memory, prepare_device, set_up_memory
 from toolkit.training.guard import StopStage
 from toolkit.training.metrics import Metrics
 
@@ -94,7 +94,9 @@ def configure(ctx: StageContext) -> None:
     torch.set_num_threads(ctx.threads)
     prepare_device(ctx.device, deterministic=ctx.spec.hardware.deterministic)
     prepare_products(ctx.device)
-    return_large_blocks()
+    set_up_memory()
     # use_deterministic_algorithms sets the same switch, after a second of importing the compiler.
     torch.set_deterministic_debug_mode("error" if ctx.spec.hardware.deterministic else "default")
+    # That mode would fill every new tensor with NaN, most of them just before they are written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(ctx.spec.seed)

@@ -1,0 +1,113 @@
+"""Attention over short sequences: values, gradients, and what is left to torch."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
+
+from tests.tolerances import assert_near_truth
+from toolkit.models import attention
+
+
+def states(length, heads=4, size=8, *, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, length, heads, size)
+    made = torch.randn(shape, generator=generator, dtype=dtype).transpose(1, 2)
+    return made.requires_grad_()
+
+
+def attend(q, k, v, mask=None, **settings):
+    module = torch.nn.Module()
+    module.num_key_value_groups = q.shape[1] // k.shape[1]
+    return attention._attend(module, q, k, v, mask, **settings)[0]
+
+
+def formula(q, k, v, scale):
+    """The same in float64, position by position as written; [B, L, H, E]."""
+    q, k, v = (x.double() for x in (q, k, v))
+    groups = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
+    rows = []
+    for i in range(q.shape[2]):
+        scores = torch.einsum("bhd,bhjd->bhj", q[:, :, i], k[:, :, : i + 1]) * scale
+        rows.append(torch.einsum("bhj,bhje->bhe", scores.softmax(-1), v[:, :, : i + 1]))
+    return torch.stack(rows, 1)
+
+
+def torchs(q, k, v):
+    """The same as torch forms it from products, in fp32; [B, L, H, E]."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    with sdpa_kernel(SDPBackend.MATH):
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return attended.transpose(1, 2)
+
+
+@pytest.mark.parametrize("length", [2, 11, 15, 16, 17, 40])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_values_and_gradients_are_those_of_the_formula(length, kv_heads):
+    q, k, v = states(length), states(length, kv_heads, seed=1), states(length, kv_heads, seed=2)
+    ours, want = attend(q, k, v), formula(q, k, v, 8**-0.5)
+    assert ours.shape == (3, length, 4, 8)
+    assert ours.is_contiguous()
+    upstream = states(length, seed=3).detach().transpose(1, 2)
+    got = torch.autograd.grad(ours, (q, k, v), upstream)
+    exact = torch.autograd.grad(want, (q, k, v), upstream.double())
+    plain = torchs(q, k, v)
+    rough = torch.autograd.grad(plain, (q, k, v), upstream)
+    for one, truth, torch32 in zip((ours, *got), (want, *exact), (plain, *rough), strict=True):
+        assert_near_truth(one, truth, torch32)
+
+
+def test_gradients_agree_with_differences_in_float64():
+    inputs = [states(5, 2, 3, seed=i, dtype=torch.float64) for i in range(3)]
+    assert torch.autograd.gradcheck(lambda *x: attention._ShortCausal.apply(*x, 0.3), inputs)
+
+
+def test_large_scores_stay_finite():
+    q, k, v = (states(11, seed=i) for i in range(3))
+    with torch.no_grad():
+        out = attend(100 * q, 100 * k, v)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "case", ["mask", "dropout", "not causal", "bf16", "autocast", "long", "shorter queries", "bias"]
+)
+def test_what_is_not_short_and_causal_is_left_to_torch(case, monkeypatch):
+    seen = []
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *x, **_: (seen.append(x), None))
+    length = 129 if case == "long" else 11
+    q, k, v = (states(length) for _ in range(3))
+    mask, settings = None, {}
+    if case == "mask":
+        mask = torch.ones(3, 1, 11, 11, dtype=torch.bool)
+    elif case == "dropout":
+        settings = {"dropout": 0.1}
+    elif case == "not causal":
+        settings = {"is_causal": False}
+    elif case == "bf16":
+        q, k, v = (x.bfloat16() for x in (q, k, v))
+    elif case == "shorter queries":
+        q = q[:, :, 4:]
+    elif case == "bias":
+        settings = {"position_bias": torch.zeros(1, 4, 11, 11)}
+    with torch.autocast("cpu", enabled=case == "autocast"):
+        attend(q, k, v, mask, **settings)
+    assert len(seen) == 1
+
+
+def test_a_model_gives_the_logits_of_its_eager_attention():
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    assert AttentionInterface._global_mapping["sdpa"] is attention._attend
+    ids = torch.arange(22).view(2, 11)
+    logits = {}
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        with torch.no_grad():
+            logits[name] = model(ids, use_cache=False).logits
+    torch.testing.assert_close(logits["sdpa"], logits["eager"], rtol=0, atol=1e-6)
