@@ -127,3 +127,20 @@ def gate_has_a_reward_model(spec: Spec) -> Iterator[Finding]:
     if spec.models.reward_trained and spec.reward.gate:
         message = "no reward model is trained here (models.reward_trained); remove the gate"
         yield ("reward.gate",), message
+
+
+@RULES.rule("evaluate", "data", "sft")
+def contestants_exist(spec: Spec) -> Iterator[Finding]:
+    """What evaluate compares besides SFT and the learner is there."""
+    config = spec.evaluate
+    if config is None:
+        return
+    if config.base and spec.sft is None:
+        message = "without an sft stage the pretrained model is already compared, as sft; remove it"
+        yield ("evaluate.base",), message
+    if config.shots and not spec.data.task and not spec.data.demonstrations:
+        message = "a few-shot prefix needs data.demonstrations; add them, or set shots: 0"
+        yield ("evaluate.shots",), message
+    if config.skills and (spec.data.task is None or spec.data.task.fn is None):
+        fix = "name your own task in data.task.fn, or set skills: 0"
+        yield ("evaluate.skills",), f"only a task with a method skills(count) has such texts; {fix}"

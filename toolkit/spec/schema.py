@@ -181,6 +181,16 @@ class Evaluate:
     prompts: int = key(512, "held-out prompts used; all there are if fewer", low=1)
     weights: Literal["ema", "last"] = key("ema", "weights that decide; all are reported")
     win_rate: list[Literal["oracle", "reward"]] = key(["oracle", "reward"], "judges")
+    base: bool = key(False, "compare the pretrained model too")
+    shots: int = key(
+        0,
+        "demonstrations in front of each prompt for one more model, `prompted`: the pretrained one "
+        "(the paper's few-shot GPT-3); 0: none",
+        low=0,
+    )
+    skills: int = key(
+        0, "texts of the task's skills that each model completes greedily; 0: none", low=0
+    )
     temperature: float = key(1.0, "sampling temperature", low=0.0, open_low=True)
     perplexity_tokens: int = key(20000, "held-out pretraining tokens read; 0: none", low=0)
     samples: int = key(16, "prompts whose answers the report shows", low=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,13 @@ from toolkit.data.batches import collate, windows
 from toolkit.data.oracle import load_oracle
 from toolkit.data.prepare import load_task
 from toolkit.models.heads import Policy, Scorer
-from toolkit.models.load import load_policy, load_scalar
+from toolkit.models.load import load_scalar
 from toolkit.rollout import sample_answers
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
+from toolkit.stages.contestants import contestants
 from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.rows import write_answers, write_skills
 from toolkit.stages.shared import (
     Record,
     load_sft,
@@ -37,6 +39,7 @@ from toolkit.stages.shared import (
     text_of,
     write_records,
 )
+from toolkit.stages.skills import clozes, complete, shares
 from toolkit.stages.verdicts import over_optimisation, win_rate
 from toolkit.training.device import move
 
@@ -76,16 +79,9 @@ class Evaluate:
             else Scorer(load_scalar(folder, self.text, ctx.device), ctx.spec.hardware)
         )
         self.reference = self._policy(load_sft(ctx, self.text))
-        self.names: dict[str, Path | None] = {"sft": None}
-        if "learner" in ctx.inputs:
-            for weights, folder_name in (("ema", "policy_ema"), ("last", "policy")):
-                if (ctx.inputs["learner"] / folder_name).exists():
-                    self.names[self._name(weights)] = ctx.inputs["learner"] / folder_name
-        return len(self.names)
-
-    def _name(self, weights: str) -> str:
-        """Such as "ppo_ema"."""
-        return f"{self.ctx.spec.learner}_{weights}"
+        self.contestants = contestants(ctx, self.text, self.oracle)
+        self.clozes = clozes(task, self.config.skills)
+        return len(self.contestants)
 
     def _policy(self, model: Any) -> Policy:
         spec = self.ctx.spec
@@ -93,11 +89,11 @@ class Evaluate:
 
     def step(self, i: int) -> dict[str, float]:
         """Answer the prompts with model i, judge the answers, measure KL and perplexity."""
-        name, folder = list(self.names.items())[i]
+        name, contestant = list(self.contestants.items())[i]
         policy = self.reference
-        if folder is not None:
-            policy = self._policy(load_policy(folder, self.text, self.ctx.device))
-        rows = self._answers(policy)
+        if contestant.load is not None:
+            policy = self._policy(contestant.load())
+        rows = self._answers(policy, contestant.prefix)
         figures = {
             key: float(np.mean([r[key] for r in rows])) for key in ("length", "finished", "kl")
         }
@@ -107,34 +103,49 @@ class Evaluate:
                 figures[judge] = float(np.mean([r[judge] for r in rows]))
         if self.oracle is not None:
             figures["exact"] = float(np.mean([r["oracle"] >= 1.0 for r in rows]))
+        held: dict[str, Any] = {"figures": figures, "rows": rows}
+        if not contestant.prefix:
+            held["skills"] = self._text_figures(policy, figures)
+        self.measured[name] = held
+        return figures
+
+    def _text_figures(self, policy: Policy, figures: dict[str, float]) -> list[bool]:
+        """Add perplexity and skills, which need no prompts; return which skill texts were right."""
         perplexity = self._perplexity(policy)
         if perplexity is not None:
             figures["perplexity"] = perplexity
-        self.measured[name] = {"figures": figures, "rows": rows}
-        return figures
+        right: list[bool] = []
+        if self.clozes:
+            right = complete(policy, self.text, self.clozes, self.stream)
+            figures.update(shares(self.clozes, right))
+        return right
 
-    def _answers(self, policy: Policy) -> list[Record]:
+    def _answers(self, policy: Policy, prefix: Sequence[int]) -> list[Record]:
         """Answer and judge all prompts, those of like length together."""
         order = sorted(range(len(self.prompts)), key=lambda p: len(self.prompts[p]["prompt_ids"]))
         chunks = [order[a : a + _CHUNK] for a in range(0, len(order), _CHUNK)]
-        rows = [row for chunk in chunks for row in self._answer(policy, chunk)]
+        rows = [row for chunk in chunks for row in self._answer(policy, chunk, prefix)]
         return [row for _, row in sorted(zip(order, rows, strict=True), key=lambda pair: pair[0])]
 
-    def _answer(self, policy: Policy, places: list[int]) -> list[Record]:
+    def _answer(self, policy: Policy, places: list[int], prefix: Sequence[int]) -> list[Record]:
         """Answer and judge some prompts; every model draws with the same random numbers."""
         chosen = [self.prompts[p] for p in places]
         ids = [c["prompt_ids"] for c in chosen]
+        read = [[*prefix, *own] for own in ids] if prefix else ids
         answers = sample_answers(
             policy,
             self.text,
-            ids,
+            read,
             sampling=Sampling(temperature=self.config.temperature),
             draws=(self.stream, "answer", places),
             max_response=self.ctx.spec.text.max_response,
         )
         batch = collate(ids, answers.ids, self.text.pad_id)
         theirs = self.reference.logprobs(batch)[0]
-        ours = theirs if policy is self.reference else policy.logprobs(batch)[0]
+        ours = theirs
+        if policy is not self.reference:
+            seen = collate(read, answers.ids, self.text.pad_id) if prefix else batch
+            ours = policy.logprobs(seen)[0]
         mask = move(batch.mask, policy.device)
         kl = (rk.token_kl(ours, theirs, estimator="k1") * mask).sum(1).tolist()
         rows: list[Record] = [
@@ -204,6 +215,8 @@ class Evaluate:
             sft, ours = self._judged("sft"), self._judged(decider)
             warnings = over_optimisation(sft, ours, self._curve())
             self._write_samples(decider)
+        write_answers(self.ctx.work, self.prompts, self.kinds, self.measured)
+        write_skills(self.ctx.work, self.clozes, self.measured)
         if self.kinds:
             result["by_kind"] = self._by_kind()
         path = self.ctx.inputs.get("reward")
@@ -215,8 +228,9 @@ class Evaluate:
         return StageResult(summary=result, warnings=tuple(warnings))
 
     def _decider(self) -> str | None:
-        wanted = (self._name(weights) for weights in (self.config.weights, "last"))
-        return next((name for name in wanted if name in self.measured), None)
+        """Return the last learner's weights that decide: as asked, or the last where no others."""
+        own = {c.weights: name for name, c in self.contestants.items() if c.weights is not None}
+        return own.get(self.config.weights, own.get("last"))
 
     def _win_rates(self, decider: str) -> dict[str, Any]:
         ours, theirs = self.measured[decider]["rows"], self.measured["sft"]["rows"]
