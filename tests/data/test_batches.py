@@ -2,7 +2,7 @@
 
 import pytest
 
-from toolkit.data.batches import collate
+from toolkit.data.batches import collate, cut_groups
 
 
 def make(sequences, prompt=2, response=3):
@@ -25,3 +25,18 @@ def test_a_batch_is_cut_by_sequences_or_by_tokens(size, tokens, sizes):
     parts = make(10).micro(size, tokens)
     assert [len(part) for _, part in parts] == sizes
     assert [i for span, _ in parts for i in range(10)[span]] == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("limit", "parts"),
+    [
+        (None, [[4, 4, 2, 9, 1]]),
+        (8, [[4, 4], [2], [9], [1]]),
+        (10, [[4, 4, 2], [9, 1]]),
+        (1, [[4], [4], [2], [9], [1]]),
+    ],
+)
+def test_groups_are_cut_between_each_other_only(limit, parts):
+    sizes = [4, 4, 2, 9, 1]
+    assert [sizes[part] for part in cut_groups(sizes, limit)] == parts
+    assert cut_groups([], limit) == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -146,3 +147,23 @@ def offsets(sizes: Sequence[int]) -> list[int]:
     for size in sizes:
         ends.append(ends[-1] + size)
     return ends
+
+
+def cut_groups(sizes: Sequence[int], limit: int | None) -> list[slice]:
+    """Cut groups into parts of at most `limit` sequences, never inside a group.
+
+    Args:
+        sizes: sequences of each group.
+        limit: None for one part; a group of more stands alone.
+
+    Returns:
+        Slices of the groups.
+    """
+    starts: list[int] = []
+    held = 0
+    for place, size in enumerate(sizes):
+        if not starts or (limit is not None and held + size > limit):
+            starts.append(place)
+            held = 0
+        held += size
+    return [slice(a, b) for a, b in pairwise([*starts, len(sizes)])]

@@ -89,3 +89,23 @@ def micro_batches(
 ) -> list[tuple[slice, Batch]]:
     """Cut a batch into what one pass takes: as the spec says, or as the device likes it."""
     return batch.micro(hardware.micro_batch, _CPU_TOKENS if device.type == "cpu" else None)
+
+
+def sequences_a_pass(
+    count: int, width: int, hardware: Hardware, device: torch.device
+) -> int | None:
+    """Return how many sequences one pass takes where a batch is cut by a rule of its own.
+
+    Args:
+        count: sequences of the batch.
+        width: tokens of the longest.
+        hardware: `micro_batch`.
+        device: where.
+
+    Returns:
+        As `micro_batches` would; None for all of them.
+    """
+    if hardware.micro_batch is not None or device.type != "cpu":
+        return hardware.micro_batch
+    parts = max(1, -(-count * width // _CPU_TOKENS))
+    return max(1, -(-count // parts))

@@ -27,7 +27,7 @@ VERSIONS: Mapping[str, int] = {
     "init": 2,
     "collect": 3,
     "label": 3,
-    "reward": 4,
+    "reward": 5,
     "select": 2,
     "ppo": 4,
     "evaluate": 4,

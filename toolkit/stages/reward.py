@@ -3,9 +3,8 @@
     loss = - mean over prompts, mean over a prompt's pairs, log sigmoid(r(x, y_w) - r(x, y_l))
 
 All pairs of a prompt are one batch element: each answer is forwarded once. Afterwards scores are
-shifted so that the
-demonstrations average 0; the shift stands as `score_offset` in config.json, since such heads have
-no bias.
+shifted so that the demonstrations average 0; the shift stands as `score_offset` in config.json,
+since such heads have no bias.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
-from toolkit.data.batches import collate, offsets
+from toolkit.data.batches import collate, cut_groups, offsets
+from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Scorer
 from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
@@ -45,9 +45,7 @@ from toolkit.training.optim import make_updater
 from toolkit.training.random import Order, Stream, key_of
 
 _CHUNK = 256  # answers scored together after training
-_CENTRE_ON = (
-    2048  # demonstrations scored for the centring constant; its error is then 2 % of their spread
-)
+_CENTRE_ON = 2048  # demonstrations that centre the scores; its error is then 2 % of their spread
 
 
 class Reward:
@@ -120,7 +118,7 @@ class Reward:
         """Accumulate gradients over micro-batches of whole prompts; return (loss, accuracy)."""
         useful = [r for r in records if self.config.ties == "half" or len(set(r["ranks"])) > 1]
         total, right, pairs = 0.0, 0.0, 0.0
-        parts = _by_answers(useful, self.ctx.spec.hardware.micro_batch)
+        parts = _by_answers(useful, self._answers_a_pass(useful))
         seen: list[list[Tensor]] = []
         for part in parts:
             scores = self.scorer.scores_of(self._collate(part))
@@ -133,6 +131,11 @@ class Reward:
             right += accuracy * compared
             pairs += compared
         return total, right / max(1.0, pairs)
+
+    def _answers_a_pass(self, records: list[Record]) -> int | None:
+        answers = sum(len(r["ranks"]) for r in records)
+        longest = max((_tokens(r) for r in records), default=0)
+        return sequences_a_pass(answers, longest, self.ctx.spec.hardware, self.scorer.device)
 
     def _loss(
         self, scores: Tensor, records: list[Record], denominator: int | None = None
@@ -271,6 +274,11 @@ def split_by_prompt(
     return train, valid
 
 
+def _tokens(record: Record) -> int:
+    """Tokens of the prompt with its longest answer."""
+    return len(record["prompt_ids"]) + max(len(ids) for ids in record["responses_ids"])
+
+
 def _mean_length(record: Record) -> float:
     return float(np.mean([len(ids) for ids in record["responses_ids"]]))
 
@@ -285,16 +293,7 @@ def _length_range(records: list[Record]) -> Callable[[Record], str]:
 
 def _by_answers(records: list[Record], limit: int | None) -> list[list[Record]]:
     """Cut into parts of at most `limit` answers, never inside a prompt."""
-    parts: list[list[Record]] = []
-    held = 0
-    for record in records:
-        size = len(record["ranks"])
-        if not parts or (limit is not None and held + size > limit):
-            parts.append([])
-            held = 0
-        parts[-1].append(record)
-        held += size
-    return parts
+    return [records[part] for part in cut_groups([len(r["ranks"]) for r in records], limit)]
 
 
 STAGE = Reward

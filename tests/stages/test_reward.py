@@ -1,0 +1,49 @@
+"""The reward stage's step: passes of whole prompts, the same gradient however they are cut."""
+
+import pytest
+import torch
+
+from tests.end_to_end import run_tiny
+from tests.stages.test_kernels_used import context
+from toolkit.models import compute
+from toolkit.stages.reward import Reward
+from toolkit.training.loop import configure
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    run_tiny(out, until="label")
+    return out / "stages"
+
+
+def backward(stages, work, *overrides):
+    """The gradient of one step, its loss and accuracy, and the answers of each pass."""
+    ctx = context(stages, "reward", work, *overrides)
+    configure(ctx)
+    stage = Reward(ctx)
+    stage.setup()
+    collated, passes = stage._collate, []
+
+    def count(records):
+        passes.append(sum(len(r["ranks"]) for r in records))
+        return collated(records)
+
+    stage._collate = count
+    loss, accuracy = stage._backward(0, stage.train[:6])
+    gradient = torch.cat([p.grad.flatten() for p in stage.updater.parameters])
+    return gradient, loss, accuracy, passes
+
+
+@pytest.mark.parametrize(("tokens", "overrides"), [(150, []), (1, []), (2000, ["micro_batch=5"])])
+def test_passes_of_whole_prompts_add_up_to_the_gradient_of_the_batch(
+    stages, tmp_path, monkeypatch, tokens, overrides
+):
+    whole = backward(stages, tmp_path / "whole")
+    monkeypatch.setattr(compute, "_CPU_TOKENS", tokens)
+    parts = backward(stages, tmp_path / "parts", *[f"hardware.{x}" for x in overrides])
+    assert len(whole[3]) == 1
+    assert len(parts[3]) > 1
+    assert sum(parts[3]) == whole[3][0]
+    assert (whole[0] - parts[0]).norm() < 1e-5 * whole[0].norm()
+    assert parts[1:3] == pytest.approx(whole[1:3], abs=1e-6)
