@@ -123,7 +123,7 @@ def _tokens_and_sampling() -> Iterator[Detail]:
     yield Detail(
         6, _TOKENS, "the SFT loss is on the response",
         ("sft.loss_on",),
-        ("toolkit/stages/sft.py:Sft._collate",),
+        ("toolkit/stages/finetune.py:FineTune._collate",),
     )  # fmt: skip
     yield Detail(
         7, _SAMPLING, "logits are divided by the temperature in every log-prob of PPO",
@@ -185,7 +185,7 @@ def _rewards_and_values() -> Iterator[Detail]:
     yield Detail(
         17, _PPO, "the value function is a network of its own and starts as the reward model",
         ("ppo.value.init", "ppo.value.lr"),
-        ("toolkit/stages/ppo.py:PPO._value",),
+        ("toolkit/stages/ppo_models.py:_value",),
     )  # fmt: skip
     yield Detail(
         18, _PPO, "each token pays the KL; the score arrives at the last response token",
@@ -239,7 +239,7 @@ def _optimization() -> Iterator[Detail]:
         26, _PPO, "the KL coefficient is fixed, or *= 1 + clip(KL / target - 1, +-0.2) * n / "
         "horizon",
         ("ppo.kl.controller", "ppo.kl.target", "ppo.kl.horizon"),
-        ("toolkit/stages/ppo.py:PPO.step",),
+        ("toolkit/stages/kl_control.py:KlControl.update",),
     )  # fmt: skip
     yield Detail(
         27, _PPO, "k1 = d, k2 = d^2/2, k3 = expm1(-d) + d; a KL that stays negative is reported",
