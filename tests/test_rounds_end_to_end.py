@@ -1,0 +1,165 @@
+"""Two rounds with the separate start and the selection, on a tiny spec: what is new, what stays."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.end_to_end import SPEC, done, run_tiny
+from toolkit.pipeline.work import init_steps
+from toolkit.spec.load import load_spec
+from toolkit.stages import StageContext
+from toolkit.stages.ppo import PPO
+from toolkit.stages.select import Select
+
+TWO = (
+    "rounds=2",
+    "pretrain.steps=8",
+    "data.task.demonstrations=128",
+    "data.task.prompts=80",
+    "sft={epochs: 3, batch: 32, select: reward}",
+    "collect={prompts: 32, k: [3, 4], batch: 32, sources: {sft: 1.0, ppo: 1.0}}",
+    "reward.epochs=1",
+    "ppo.episodes=64",
+    "ppo.init={sft_epochs: 2, pretrain_mix: 0.25, length: 16, batch: 8, lr: 1e-3}",
+    "evaluate={prompts: 16, perplexity_tokens: 0}",
+    "export=null",
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    run_tiny(folder, *TWO)
+    return folder
+
+
+def records(out, stage, file):
+    return [json.loads(line) for line in (out / "stages" / stage / file).read_text().splitlines()]
+
+
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_later_rounds_ask_fresh_prompts_and_rank_the_policy_as_well(out):
+    first, second = (records(out, f"collect.{r}", "samples.jsonl") for r in (1, 2))
+    count = len({r["prompt"] for r in first} & {r["prompt"] for r in second})
+    repeated = len({r["prompt"] for r in records(out, "data", "prompts.train.jsonl")})
+    assert count <= 80 - repeated  # the task may draw a prompt twice
+    assert {s for r in first for s in r["source"]} == {"sft"}
+    assert {s for r in second for s in r["source"]} == {"sft", "ppo"}
+
+
+def test_the_second_round_ranks_all_comparisons_so_far(out):
+    first, both = (records(out, f"label.{r}", "rankings.jsonl") for r in (1, 2))
+    assert both[: len(first)] == first
+    assert [r["round"] for r in both] == [1] * 32 + [2] * 32
+
+
+def test_held_out_prompts_stay_held_out_in_later_rounds(out):
+    first, second = (records(out, f"reward.{r}", "rankings.valid.jsonl") for r in (1, 2))
+    assert {r["prompt"] for r in first} <= {r["prompt"] for r in second}
+    assert all(r in second for r in first)
+
+
+def test_the_start_has_its_mixture_in_every_step(out):
+    init = load_spec(SPEC, TWO).spec.ppo.init
+    metrics = records(out, "init", "metrics.jsonl")
+    assert len(metrics) == done(out, "init")["summary"]["steps"] == init_steps(init, 128) == 44
+    assert [m["pretrain/examples"] for m in metrics] == [2.0] * 44
+    assert {m["demonstrations/examples"] for m in metrics} == {6.0, 2.0}
+    for m in metrics:
+        text, demonstrations = m["pretrain/examples"], m["demonstrations/examples"]
+        sums = text * m["pretrain/loss"] + demonstrations * m["demonstrations/loss"]
+        assert m["loss"] == pytest.approx(sums / (text + demonstrations), rel=1e-6)
+    assert metrics[-1]["pretrain/loss"] < metrics[0]["pretrain/loss"]
+
+
+def test_the_selected_epoch_is_the_best_by_the_reward_model(out):
+    result = json.loads((out / "stages/select/select.json").read_text())
+    scores = {e["epoch"]: e["score"] for e in result["epochs"]}
+    assert list(scores) == [1, 2, 3]
+    assert len(set(scores.values())) == 3
+    assert result["chosen"] == max(scores, key=scores.get)
+    losses = [m["valid_loss"] for m in records(out, "sft", "metrics.jsonl") if "valid_loss" in m]
+    assert [e["valid_loss"] for e in result["epochs"]] == losses
+    sft, epoch = out / "stages" / "sft", result["chosen"]
+    folder = sft / ("model" if epoch == 3 else f"epochs/{epoch}")
+    assert weights(out / "stages/select/model") == weights(folder)
+    assert len({weights(f) for f in (sft / "model", sft / "epochs/1", sft / "epochs/2")}) == 3
+
+
+def test_equal_scores_select_the_earlier_epoch(out, tmp_path):
+    stages = out / "stages"
+    inputs = {"data": stages / "data", "sft": stages / "sft", "reward": stages / "reward.1"}
+    spec = load_spec(SPEC, TWO).spec
+    stage = Select(
+        StageContext(spec=spec, name="select", kind="select", round=0, work=tmp_path, inputs=inputs)
+    )
+    stage.setup()
+    stage.scores = [0.5, 0.7, 0.7]
+    assert stage.finish().summary["chosen"] == 2
+
+
+def context(out, number, work, *overrides):
+    """A PPO stage's context with the inputs that the graph names."""
+    from toolkit.pipeline.graph import build_graph
+
+    spec = load_spec(SPEC, [*TWO, *overrides]).spec
+    node = next(n for n in build_graph(spec) if n.name == f"ppo.{number}")
+    inputs = {key: out / "stages" / name for key, name in node.inputs.items()}
+    return StageContext(
+        spec=spec, name=node.name, kind="ppo", round=number, work=work, inputs=inputs
+    )
+
+
+@pytest.mark.parametrize("restart", ["init", "previous"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_reference_is_init_in_every_round(out, tmp_path, number, restart):
+    stage = PPO(context(out, number, tmp_path, f"ppo.restart={restart}"))
+    stage.setup()
+    both = (stage.models.reference, stage.models.policy)
+    reference, policy = (dict(m.model.named_parameters()) for m in both)
+    from safetensors.torch import load_file
+
+    start = load_file(out / "stages/init/model/model.safetensors")
+    previous = load_file(out / "stages/ppo.1/policy/model.safetensors")
+    assert all(torch.equal(reference[name], value) for name, value in start.items())
+    goes_on = number == 2 and restart == "previous"
+    expected = previous if goes_on else start
+    assert all(torch.equal(policy[name], value) for name, value in expected.items())
+
+
+def test_a_policy_that_goes_on_starts_away_from_the_reference(out):
+    outcome = run_tiny(out, *TWO, "ppo.restart=previous")
+    fate = {d.node.name: d.action for d in outcome.decisions}
+    assert {name for name, action in fate.items() if action == "runs"} == {"ppo.2", "evaluate"}
+    first, second = (records(out, f"ppo.{r}", "metrics.jsonl") for r in (1, 2))
+    assert first[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert second[0]["objective/kl"] > 1e-3
+    assert set(done(out, "ppo.1")["summary"]["audit"]) == {"max_ratio_error", "max_abs_kl"}
+    assert set(done(out, "ppo.2")["summary"]["audit"]) == {"max_ratio_error"}
+
+
+def test_one_round_first_and_two_later_reuse_the_first(out, tmp_path):
+    one = [o for o in TWO if not o.startswith("rounds")]
+    names = {d.node.name: d.action for d in run_tiny(out, *one, until="ppo").decisions}
+    assert set(names.values()) == {"cached"}
+
+
+def test_the_adaptive_coefficient_follows_the_kl_and_survives_a_restart(out, tmp_path):
+    adaptive = "ppo.kl={coef: 0.3, controller: adaptive, target: 0.5, horizon: 320}"
+    (tmp_path / "work").mkdir()
+    stage = PPO(context(out, 1, tmp_path / "work", adaptive))
+    stage.setup()
+    first, second = stage.step(0), stage.step(1)
+    assert first["objective/kl_coef"] == 0.3
+    assert first["objective/kl"] == pytest.approx(0.0, abs=1e-5)  # an error of -1, cut to -0.2
+    assert second["objective/kl_coef"] == pytest.approx(0.3 * (1 - 0.2 * 32 / 320), rel=1e-9)
+    again = PPO(replace(stage.ctx))
+    again.setup()
+    again.restore(stage.state())
+    assert again.kl.now == stage.kl.now
+    assert again.kl.now.coef != 0.3
