@@ -6,6 +6,7 @@ from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.gae import gae
 from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
+from rlhf_kernels.ops.kto_loss import kto_loss
 from rlhf_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from rlhf_kernels.ops.linear_logprobs import linear_logprobs
 from rlhf_kernels.ops.linear_ppo_loss import linear_ppo_loss
@@ -29,6 +30,7 @@ __all__ = [
     "gae",
     "gather_logprobs",
     "has_cuda",
+    "kto_loss",
     "linear_cross_entropy",
     "linear_logprobs",
     "linear_ppo_loss",
