@@ -66,6 +66,7 @@ USED: dict[str, tuple[set[str], ...]] = {
         {"gae"},
         {"value_loss"},
         {"ranking_loss"},
+        {"kto_loss"},
         {"token_kl", "exact_kl"},
     ),
 }

@@ -104,6 +104,14 @@ class Policy:
         loss.backward()
         return loss.detach(), stats
 
+    def answer_logprobs(self, batch: Batch) -> Tensor:
+        """Return the log-prob of each whole response, nats, fp32 [B], differentiable."""
+        with self._computing(batch):
+            out = self.output.logprobs(*self._rows(batch), self.temperature)
+        each = torch.zeros(batch.mask.numel(), device=self.device)
+        slots = move(batch.slots(slice(None)), self.device)
+        return each.index_copy(0, slots, out.logprobs).view(batch.mask.shape).sum(1)
+
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the response's log-probs and entropies, fp32 [B, T], 0 outside the mask."""

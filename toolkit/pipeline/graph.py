@@ -30,6 +30,8 @@ VERSIONS: Mapping[str, int] = {
     "reward": 5,
     "select": 2,
     "ppo": 4,
+    "dpo": 1,
+    "kto": 1,
     "evaluate": 4,
     "export": 2,
 }
@@ -45,6 +47,8 @@ READS: Mapping[str, tuple[str, ...]] = {
     "reward": ("data", "pretrain", "sft", "label"),
     "select": ("data", "sft", "reward"),
     "ppo": ("data", "pretrain", "sft", "init", "reward", LEARNER),
+    "dpo": ("data", "pretrain", "sft", "label"),
+    "kto": ("data", "pretrain", "sft", "label"),
     "evaluate": ("data", "pretrain", "sft", "init", "label", "reward", LEARNER),
     "export": ("data", "pretrain", "sft", "reward", LEARNER),
 }
@@ -60,6 +64,8 @@ SLICES: Mapping[str, tuple[str, ...]] = {
     "reward": ("reward", "models.base", "models.reward", "text"),
     "select": ("sft.select_prompts", "models.reward_trained", "text"),
     "ppo": ("ppo", "models", "text", "label.fn", "data.task"),
+    "dpo": ("dpo", "models.base", "text", "data.split.valid"),
+    "kto": ("kto", "models.base", "text", "data.split.valid"),
     "evaluate": ("evaluate", "models", "text", "label.fn", "data.task"),
     "export": ("export", "models", "name"),
 }
@@ -120,10 +126,9 @@ def stages(spec: Spec) -> list[tuple[str, int]]:
 
 
 def _ranking(spec: Spec) -> list[str]:
-    """Return the kinds of stages that lead to a reward model."""
-    if spec.models.reward_trained is not None:
-        return []
-    return (["collect"] if spec.collect is not None else []) + ["label", "reward"]
+    """Return the kinds of stages that lead to rankings, and to a reward model."""
+    labels = (["collect"] if spec.collect is not None else []) + ["label"]
+    return (labels if spec.ranks else []) + (["reward"] if spec.trains_reward else [])
 
 
 def build_graph(spec: Spec) -> list[Node]:

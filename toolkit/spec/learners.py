@@ -12,8 +12,11 @@ from typing import Literal
 from toolkit.spec.inputs import key
 from toolkit.spec.training import Optimizer, Schedule
 
-LEARNERS = ("ppo",)
+LEARNERS = ("ppo", "dpo", "kto")
 """Sections that improve the policy, each a stage kind; a run has one of them, or none."""
+
+FROM_RANKINGS = ("dpo", "kto")
+"""Learners that read the rankings themselves and need no reward model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,9 @@ class Init:
 class Ppo:
     """PPO against the reward model, with the pretraining term (C.4)."""
 
+    algorithm: Literal["ppo", "a2c"] = key(
+        "ppo", "ppo: clipped; a2c: policy gradient and value loss unclipped, one step per batch"
+    )
     init: Init | None = key(
         None, "where the policy starts, and the KL reference; sft or null: SFT", kind="or_sft"
     )
@@ -150,3 +156,46 @@ class Ppo:
     extra_reward: ExtraReward | None = key(None, "your own reward term")
     stop_if: StopIf = key(StopIf, "conditions that stop PPO")
     optimizer: Optimizer = key(lambda: Optimizer(eps=1e-5), "AdamW settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dpo:
+    """Direct preference optimisation: the policy learns from the rankings, without a reward model.
+
+    Rafailov et al. 2023 (arXiv:2305.18290); all pairs of a prompt are one element, as in 3.5.
+    """
+
+    beta: float = key(
+        0.1, "per nat; higher holds the policy nearer to the reference", low=0.0, open_low=True
+    )
+    epochs: int = key(1, "passes over the rankings", low=1)
+    batch: int = key(32, "prompts per step; all pairs of a prompt are one element", low=1)
+    lr: float = key(5e-7, "peak learning rate", low=0.0, open_low=True)
+    label_smoothing: float = key(
+        0.0, "chance that a comparison is the wrong way round", low=0.0, high=0.5
+    )
+    ties: Literal["drop", "half"] = key("drop", "drop tied pairs, or count half each way")
+    reference: Literal["sft"] = key("sft", "what the policy is held to, and where it starts")
+    schedule: Schedule = key(Schedule, "learning rate schedule")
+    optimizer: Optimizer = key(Optimizer, "AdamW settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kto:
+    """Kahneman-Tversky optimisation: each answer is desirable or not, without a reward model.
+
+    Ethayarajh et al. 2024 (arXiv:2402.01306). An answer is desirable when it ranks above its
+    prompt's median, undesirable below, and counts nowhere when equal.
+    """
+
+    beta: float = key(
+        0.1, "per nat; higher holds the policy nearer to the reference", low=0.0, open_low=True
+    )
+    desirable: float = key(1.0, "weight of desirable answers", low=0.0)
+    undesirable: float = key(1.0, "weight of undesirable answers", low=0.0)
+    epochs: int = key(1, "passes over the rankings", low=1)
+    batch: int = key(32, "prompts per step, with all their answers", low=1)
+    lr: float = key(5e-7, "peak learning rate", low=0.0, open_low=True)
+    reference: Literal["sft"] = key("sft", "what the policy is held to, and where it starts")
+    schedule: Schedule = key(Schedule, "learning rate schedule")
+    optimizer: Optimizer = key(Optimizer, "AdamW settings")

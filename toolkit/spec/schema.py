@@ -28,10 +28,13 @@ from toolkit.spec.inputs import (
     key,
 )
 from toolkit.spec.learners import (
+    FROM_RANKINGS,
     LEARNERS,
+    Dpo,
     ExtraReward,
     Init,
     Kl,
+    Kto,
     NoEos,
     Ppo,
     Ptx,
@@ -42,12 +45,14 @@ from toolkit.spec.learners import (
 from toolkit.spec.training import Optimizer, Schedule
 
 __all__ = [
+    "FROM_RANKINGS",
     "LEARNERS",
     "Checkpoint",
     "Collect",
     "Data",
     "DataFile",
     "Dedup",
+    "Dpo",
     "Evaluate",
     "Export",
     "ExtraReward",
@@ -55,6 +60,7 @@ __all__ = [
     "Hardware",
     "Init",
     "Kl",
+    "Kto",
     "Label",
     "ModelFolder",
     "ModelSource",
@@ -179,7 +185,9 @@ class Evaluate:
     """Compare the result with where it started, on held-out prompts."""
 
     prompts: int = key(512, "held-out prompts used; all there are if fewer", low=1)
-    weights: Literal["ema", "last"] = key("ema", "weights that decide; all are reported")
+    weights: Literal["ema", "last"] = key(
+        "ema", "weights that decide, the last where no average is kept; all are reported"
+    )
     win_rate: list[Literal["oracle", "reward"]] = key(["oracle", "reward"], "judges")
     base: bool = key(False, "compare the pretrained model too")
     shots: int = key(
@@ -234,7 +242,9 @@ class Spec:
     )
     label: Label = key(Label, "who ranks")
     reward: Reward = key(Reward, "stage 2")
-    ppo: Ppo | None = key(Ppo, "stage 3; null: stop after the reward model")
+    ppo: Ppo | None = key(Ppo, "stage 3; null: dpo or kto, or stop after the reward model")
+    dpo: Dpo | None = key(None, "stage 3 without a reward model, in place of ppo; null: none")
+    kto: Kto | None = key(None, "stage 3 without a reward model, in place of ppo; null: none")
     evaluate: Evaluate | None = key(Evaluate, "comparison at the end; null: none")
     checkpoint: Checkpoint = key(Checkpoint, "recovery")
     log: list[Literal["console", "jsonl", "tensorboard"]] = key(
@@ -246,3 +256,25 @@ class Spec:
     def learner(self) -> str | None:
         """The section that improves the policy, which is its stage's kind; None without one."""
         return next((kind for kind in LEARNERS if getattr(self, kind) is not None), None)
+
+    @property
+    def learner_name(self) -> str:
+        """What people call it: PPO, A2C, DPO or KTO; PPO where the spec has none."""
+        a2c = self.ppo is not None and self.ppo.algorithm == "a2c"
+        return "A2C" if a2c else (self.learner or "ppo").upper()
+
+    @property
+    def ranks(self) -> bool:
+        """Whether rankings are needed: by the reward model, or by a learner."""
+        return self.models.reward_trained is None or self.learner in FROM_RANKINGS
+
+    @property
+    def trains_reward(self) -> bool:
+        """Whether a reward model is trained.
+
+        Not where one is given; not where only rankings teach, no gate waits for it, and the
+        evaluation does not ask for its verdict.
+        """
+        judged = self.evaluate is not None and "reward" in self.evaluate.win_rate
+        asked = self.learner not in FROM_RANKINGS or judged or self.reward.gate is not None
+        return self.models.reward_trained is None and asked

@@ -26,6 +26,18 @@ from toolkit.training.device import move
 Judge = Callable[[list[str], list[str], list[bool]], list[float]]
 
 
+_NO_CLIP = 1e30  # beyond every ratio and every value, and finite, as the kernels ask
+
+
+def clip_of(ppo: Ppo, cliprange: float) -> float:
+    """Return a clip range of the spec; A2C has none.
+
+    Its one step per batch is taken where every ratio is 1, and the gradient of the unclipped loss
+    -A ratio there is that of -A log policy.
+    """
+    return _NO_CLIP if ppo.algorithm == "a2c" else cliprange
+
+
 @dataclass(frozen=True)
 class Models:
     """The four models of PPO.

@@ -24,7 +24,7 @@ from toolkit.models.save import save_model
 from toolkit.rollout import sample_answers
 from toolkit.spec.schema import Sampling
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.experience import Experience, make_experience
+from toolkit.stages.experience import Experience, clip_of, make_experience
 from toolkit.stages.kl_control import KlControl
 from toolkit.stages.ppo_models import continues, load_models
 from toolkit.stages.shared import (
@@ -166,7 +166,7 @@ class PPO:
                 micro,
                 experience.logprobs.flatten()[mine],
                 experience.advantages.flatten()[mine],
-                cliprange=config.cliprange,
+                cliprange=clip_of(config, config.cliprange),
                 entropy_coef=config.entropy_coef,
                 kl_coef=self.kl.now.coef if in_loss else 0.0,
                 kl_estimator=config.kl.estimator if in_loss else "k3",
@@ -213,7 +213,7 @@ class PPO:
                 experience.values[mine],
                 experience.returns[mine],
                 move(micro.mask, device),
-                cliprange_value=config.cliprange,
+                cliprange_value=clip_of(self.config, config.cliprange),
                 denominator=batch.tokens,
             )
             (config.vf_coef * loss).backward()
