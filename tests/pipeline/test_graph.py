@@ -7,7 +7,7 @@ import pytest
 from tests.pipeline.fakes import STAGES, load
 from toolkit.pipeline.graph import build_graph, select
 from toolkit.pipeline.identity import flatten
-from toolkit.spec.schema import Data, DataFile, Ppo, Spec
+from toolkit.spec.schema import LEARNERS, Data, DataFile, Ppo, Spec
 
 
 def test_stages_stand_in_the_order_they_run(tmp_path):
@@ -59,6 +59,29 @@ def test_until_takes_a_name_or_a_kind(tmp_path):
         select(nodes, "rewards")
 
 
+@pytest.mark.parametrize("learner", ["dpo", "kto"])
+def test_a_learner_from_rankings_reads_labels_and_a_reward_model_only_judges(tmp_path, learner):
+    one = ["ppo=null", f"{learner}={{}}"]
+    nodes = {n.kind: n for n in build_graph(load(tmp_path, one).spec)}
+    assert nodes[learner].inputs == {"data": "data", "sft": "sft", "label": "label.1"}
+    assert nodes["evaluate"].inputs["learner"] == nodes["export"].inputs["learner"]
+    assert nodes["evaluate"].inputs["learner"] == f"{learner}.1"
+    assert "reward" in nodes
+    bare = [*one, "evaluate.win_rate=[oracle]", "reward.gate=null"]
+    assert "reward" not in {n.kind for n in build_graph(load(tmp_path, bare).spec)}
+    for asks in ("reward.gate={}", "sft.select=reward"):
+        assert "reward" in {n.kind for n in build_graph(load(tmp_path, [*bare, asks]).spec)}
+
+
+def test_a_finished_reward_model_still_lets_dpo_collect_rankings(tmp_path):
+    (tmp_path / "rm").mkdir()
+    (tmp_path / "rm" / "config.json").write_text("{}")
+    trained = f"models.reward_trained={{path: {tmp_path / 'rm'}}}"
+    spec = load(tmp_path, ["ppo=null", "dpo={}", "reward.gate=null", trained]).spec
+    kinds = [n.kind for n in build_graph(spec)]
+    assert kinds == ["data", "sft", "collect", "label", "dpo", "evaluate", "export"]
+
+
 def test_data_files_and_plug_ins_are_named():
     data = Data(demonstrations=DataFile(path="d.jsonl"), prompts=DataFile(path="p.jsonl"))
     spec = Spec(data=data, ppo=Ppo())
@@ -66,11 +89,14 @@ def test_data_files_and_plug_ins_are_named():
     assert nodes["data"].files == ("d.jsonl", "p.jsonl")
 
 
-def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path):
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path, learner):
     """A key that no slice holds would change results without running anything."""
     from toolkit.pipeline.identity import spec_slice
 
-    spec = load(tmp_path, ["pretrain={}"]).spec
+    others = [name for name in LEARNERS if name != learner]
+    extra = [] if learner == "ppo" else ["ppo=null", f"{learner}={{}}"]
+    spec = load(tmp_path, ["pretrain={}", *extra]).spec
     covered = set()
     for node in build_graph(spec):
         covered |= set(spec_slice(spec, node.paths))
@@ -81,5 +107,6 @@ def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path):
     # hardware and seed are parts of their own; reward.gate judges only; rounds adds stages.
     assert left == {
         "schema", "extends", "out", "rounds", "checkpoint", "log", "hardware", "seed", "reward",
+        *others,
     }  # fmt: skip
     assert {p for p in every - covered if p.startswith("reward")} == {"reward.gate.accuracy"}

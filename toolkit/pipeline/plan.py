@@ -100,7 +100,7 @@ _NOT_DROPS = ("read", "kept", "train", "valid", "characters")
 
 def _round_notes(spec: Spec, counts: Counts) -> list[str]:
     """Say who answers in the first round, and what later rounds have that is new."""
-    if spec.collect is None or spec.models.reward_trained is not None:
+    if spec.collect is None or not spec.ranks:
         return []
     notes, sources = [], spec.collect.sources
     usable = usable_sources(sources, ppo_exists=False)

@@ -7,7 +7,7 @@ import math
 from toolkit.data.mixture import Mixture
 from toolkit.pipeline.counts import Counts
 from toolkit.pipeline.graph import Node
-from toolkit.spec.schema import Init, Ppo, Pretrain, Reward, Sft, Spec
+from toolkit.spec.schema import Dpo, Init, Kto, Ppo, Pretrain, Reward, Sft, Spec
 
 
 def pretrain_steps(pretrain: Pretrain) -> int:
@@ -25,9 +25,9 @@ def init_steps(init: Init, demonstrations: int) -> int:
     return init.sft_epochs * Mixture(init.batch, init.pretrain_mix).steps(demonstrations)
 
 
-def reward_steps(reward: Reward, prompts: int) -> int:
-    """Optimizer steps of reward: epochs * ceil(ranked prompts / batch)."""
-    return reward.epochs * math.ceil(prompts / reward.batch)
+def reward_steps(section: Reward | Dpo | Kto, prompts: int) -> int:
+    """Optimizer steps of reward, dpo or kto: epochs * ceil(ranked prompts / batch)."""
+    return section.epochs * math.ceil(prompts / section.batch)
 
 
 def collect_prompts(spec: Spec, prompts: int) -> int:
@@ -56,17 +56,23 @@ def optimizer_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
         return init_steps(init, counts.demonstrations)
     if node.kind == "ppo" and spec.ppo is not None:
         return ppo_optimizer_steps(spec.ppo)
-    if node.kind == "reward":
-        return reward_training_steps(spec, node, counts)
-    return None
+    return ranking_steps(spec, node, counts)
 
 
-def reward_training_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
-    """Optimizer steps of reward, estimated: the held-out share is drawn prompt by prompt."""
-    prompts = ranked_prompts(spec, node, counts)
-    if prompts is None:
+def ranking_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
+    """Optimizer steps of reward, dpo or kto, estimated; None for other stages.
+
+    The held-out share is drawn prompt by prompt.
+    """
+    section, prompts = _on_rankings(spec, node.kind), ranked_prompts(spec, node, counts)
+    if section is None or prompts is None:
         return None
-    return reward_steps(spec.reward, round(prompts * (1.0 - spec.data.split.valid)))
+    return reward_steps(section, round(prompts * (1.0 - spec.data.split.valid)))
+
+
+def _on_rankings(spec: Spec, kind: str) -> Reward | Dpo | Kto | None:
+    sections = {"reward": spec.reward, "dpo": spec.dpo, "kto": spec.kto}
+    return sections.get(kind)
 
 
 def work_text(spec: Spec, node: Node, counts: Counts) -> str:
@@ -78,11 +84,11 @@ def work_text(spec: Spec, node: Node, counts: Counts) -> str:
         "select": _select,
         "collect": _collect,
         "label": _label,
-        "reward": _reward,
         "ppo": _ppo,
         "evaluate": _evaluate,
     }
-    return texts[node.kind](spec, node, counts) if node.kind in texts else ""
+    text = texts.get(node.kind, _from_rankings)
+    return text(spec, node, counts)
 
 
 def _pretrain(spec: Spec, node: Node, counts: Counts) -> str:
@@ -144,11 +150,11 @@ def _label(spec: Spec, node: Node, counts: Counts) -> str:
     return f"{prompts} prompts" if prompts is not None else ""
 
 
-def _reward(spec: Spec, node: Node, counts: Counts) -> str:
-    steps = reward_training_steps(spec, node, counts)
-    if steps is None:
-        return _epochs(spec.reward.epochs)
-    return f"{_epochs(spec.reward.epochs)}, about {steps} steps"
+def _from_rankings(spec: Spec, node: Node, counts: Counts) -> str:
+    section, steps = _on_rankings(spec, node.kind), ranking_steps(spec, node, counts)
+    if section is None:
+        return ""
+    return _epochs(section.epochs) + ("" if steps is None else f", about {steps} steps")
 
 
 def _ppo(spec: Spec, node: Node, counts: Counts) -> str:

@@ -58,7 +58,7 @@ def _text(spec: Spec) -> Iterator[Finding]:
 
 
 def _sources(spec: Spec) -> Iterator[Finding]:
-    if spec.collect is None or spec.models.reward_trained:
+    if spec.collect is None or not spec.ranks:
         return
     for name in spec.collect.sources:
         if name not in ("base", "sft", "ppo") and not (Path(name) / "config.json").is_file():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.spec import rules_data, rules_models, rules_rounds, rules_stages
+from toolkit.spec import rules_data, rules_learners, rules_models, rules_rounds, rules_stages
 from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.files import check_files
 from toolkit.spec.interpolate import interpolate
@@ -28,6 +28,7 @@ RULES = (
     *rules_models.RULES,
     *rules_stages.RULES,
     *rules_rounds.RULES,
+    *rules_learners.RULES,
 )
 
 

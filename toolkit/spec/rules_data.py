@@ -36,7 +36,7 @@ def task_has_one_source(spec: Spec) -> Iterator[Finding]:
 
 def collects(spec: Spec) -> bool:
     """Whether the run samples answers of its own to rank."""
-    return spec.collect is not None and spec.models.reward_trained is None
+    return spec.collect is not None and spec.ranks
 
 
 @RULES.rule("data", "sft")

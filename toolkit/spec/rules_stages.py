@@ -6,25 +6,26 @@ from collections.abc import Iterator
 
 from toolkit.spec.rules import Finding, RuleTable
 from toolkit.spec.rules_data import collects
-from toolkit.spec.schema import Ppo, Spec
+from toolkit.spec.schema import FROM_RANKINGS, Ppo, Spec
 
 RULES = RuleTable()
 
 
-@RULES.rule("collect", "data", "models.reward_trained")
+@RULES.rule("collect", "data", "models.reward_trained", "dpo", "kto")
 def something_is_ranked(spec: Spec) -> Iterator[Finding]:
     """Rankings are collected or read."""
     trained = spec.models.reward_trained
-    if spec.collect is None and not spec.data.rankings and not trained:
+    teach = spec.learner in FROM_RANKINGS
+    if spec.collect is None and not spec.data.rankings and not trained and not teach:
         fix = "add data.rankings, or turn collect on with collect: {}"
         yield ("collect",), f"nothing to train the reward model on; {fix}"
 
 
-@RULES.rule("label", "collect", "data", "models.reward_trained")
+@RULES.rule("label", "collect", "data", "models.reward_trained", "dpo", "kto")
 def labeller_exists(spec: Spec) -> Iterator[Finding]:
     """Whoever ranks is there."""
     label = spec.label
-    if spec.models.reward_trained:
+    if not spec.ranks:
         return
     if label.by == "file" and not spec.data.rankings:
         yield ("label.by",), "by: file needs data.rankings; add it, or rank by oracle or model"

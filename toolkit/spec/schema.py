@@ -272,9 +272,11 @@ class Spec:
     def trains_reward(self) -> bool:
         """Whether a reward model is trained.
 
-        Not where one is given; not where only rankings teach, no gate waits for it, and the
-        evaluation does not ask for its verdict.
+        Not where one is given; not where only rankings teach, unless the evaluation asks for its
+        verdict, a gate waits for it, or it selects the SFT model.
         """
         judged = self.evaluate is not None and "reward" in self.evaluate.win_rate
-        asked = self.learner not in FROM_RANKINGS or judged or self.reward.gate is not None
+        selects = self.sft is not None and self.sft.select == "reward"
+        asked = judged or selects or self.reward.gate is not None
+        asked = asked or self.learner not in FROM_RANKINGS
         return self.models.reward_trained is None and asked

@@ -10,6 +10,7 @@ and each is forwarded once, as in the reward model.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Part:
     groups: Tensor
 
 
-class FromRankings:
+class FromRankings(ABC):
     """Train the policy on rankings; a subclass says what a part of a batch costs."""
 
     def __init__(self, ctx: StageContext, config: Dpo | Kto) -> None:
@@ -70,13 +71,13 @@ class FromRankings:
         """Whether a prompt teaches anything."""
         return len(set(record["ranks"])) > 1
 
+    @abstractmethod
     def shared(self, i: int, records: list[Record]) -> Any:
         """Return what the parts of a batch share, handed to `loss`; `records`: the useful ones."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, logratios: Tensor, part: Part, shared: Any) -> tuple[Tensor, Stats]:
         """Return a part's share of the batch's loss, and statistics of `rk.ranking_loss`."""
-        raise NotImplementedError
 
     def setup(self) -> int:
         """Load rankings, policy and reference; hold out the prompts that `reward` holds out."""
