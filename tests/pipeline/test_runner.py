@@ -184,6 +184,9 @@ def test_the_run_folder_says_what_it_was_made_from(tmp_path, stages: Stages):
     assert lock["machine"]["threads"] == 2
     assert (folder / "spec.yaml").read_text() == (tmp_path / "spec.yaml").read_text()
     assert f"fn: {judge}:score" in (folder / "spec.resolved.yaml").read_text()
+    deviations = json.loads((folder / "deviations.json").read_text())
+    assert deviations["preset"] == "instructgpt/1.3b"
+    assert "sft.epochs" in [row["path"] for row in deviations["recipe"]]
     assert (folder / "export").resolve() == folder.resolve() / "stages/export"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from toolkit.pipeline.graph import build_graph
 from toolkit.pipeline.identity import spec_slice
+from toolkit.spec.deviations import compare
 from toolkit.spec.load import load_spec
 from toolkit.spec.resolved import resolved_yaml
 
@@ -25,7 +26,9 @@ models: {base: {architecture: gpt2, config: {n_layer: 1, n_embd: 8, n_head: 1, n
 data: {task: {name: sort}}
 pretrain: {steps: 30}
 reward: {gate: {accuracy: 0.6}}
-ppo: {kl: {coef: 0.07}, ptx: {coef: 2.0, ratio: 1, length: 16}}
+ppo:
+  kl: {coef: 0.07}  # <i>short</i> answers
+  ptx: {coef: 2.0, ratio: 1, length: 16}
 """
 
 EVALUATION: Record = {
@@ -179,6 +182,8 @@ class RunFolder:
         (path / "spec.yaml").write_text(spec)
         self.loaded = load_spec(path / "spec.yaml", [], files=False)
         (path / "spec.resolved.yaml").write_text(resolved_yaml(self.loaded))
+        found = compare(self.loaded, "instructgpt/1.3b").as_record()
+        (path / "deviations.json").write_text(json.dumps(found))
         (path / "lock.json").write_text(
             json.dumps({"seed": 7, "packages": {"torch": "2.13.0"}, "machine": {"cores": 2}})
         )

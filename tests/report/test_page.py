@@ -101,6 +101,22 @@ def test_texts_of_models_and_users_are_escaped(folder: Any, evaluation: Any) -> 
     assert "</script><img src=x>" in joined
 
 
+def test_deviations_from_the_paper_are_listed_with_their_reasons(page: tuple[str, Reader]) -> None:
+    _, _, after = page[0].partition("Deviations from the paper")
+    recipe, _, environment = after.partition("<details>")
+    row = "<td>ppo.kl.coef</td><td>0.02</td><td>0.07</td><td>&lt;i&gt;short&lt;/i&gt; answers</td>"
+    assert row in recipe
+    assert "models.base.config" not in recipe
+    assert "models.base.config" in environment
+
+
+def test_a_run_that_never_said_its_deviations_has_no_such_section(finished: Any) -> None:
+    (finished.path / "deviations.json").unlink()
+    report = write_report(finished.path)
+    assert report["deviations"] == {}
+    assert "Deviations from" not in (finished.path / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_first_prompt_of_each_kind_is_shown_and_the_rest_folded() -> None:
     samples = [
         {"prompt": f"p{i:02}", "sft": "a", "ppo": "b", "kind": "odd" if i % 2 else "even"}

@@ -17,13 +17,14 @@ from typing import Any
 from toolkit.pipeline.decide import Decision, chosen_nodes, decide
 from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.events import Display, Events, Silent, now
-from toolkit.pipeline.files import make_folder, write_text_atomic
+from toolkit.pipeline.files import make_folder, write_json_atomic, write_text_atomic
 from toolkit.pipeline.gates import check_gate
 from toolkit.pipeline.guard import only_writer
 from toolkit.pipeline.lock import write_lock
 from toolkit.pipeline.machine import Machine, resolve_machine
 from toolkit.pipeline.memory import peak_memory, reset_peak
 from toolkit.pipeline.store import Done, Partial, Store
+from toolkit.spec.deviations import compare, paper_preset
 from toolkit.spec.errors import WaitsForLabels
 from toolkit.spec.load import Loaded
 from toolkit.spec.resolved import resolved_yaml
@@ -106,6 +107,8 @@ def _describe(folder: Path, loaded: Loaded, decisions: list[Decision], machine: 
     if source.is_file():
         write_text_atomic(folder / "spec.yaml", source.read_text(encoding="utf-8"))
     write_text_atomic(folder / "spec.resolved.yaml", resolved_yaml(loaded))
+    found = compare(loaded, paper_preset(loaded.presets))
+    write_json_atomic(folder / "deviations.json", found.as_record())
     write_lock(folder, loaded.spec, decisions, machine)
 
 

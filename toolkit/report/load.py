@@ -44,7 +44,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything the report reads; `problems`: what this version cannot read in the run's spec."""
+    """Everything the report reads.
+
+    `problems`: what this version cannot read in the run's spec; `deviations`: what the spec does
+    otherwise than the paper, {} in a run of a version that did not say.
+    """
 
     folder: Path
     spec: Spec
@@ -53,6 +57,7 @@ class Run:
     problems: tuple[Problem, ...]
     lock: Record
     stages: tuple[Stage, ...]
+    deviations: Record = field(default_factory=dict)
 
     def last(self, kind: str) -> Stage:
         """Return the newest round of `kind` whose files count, else a missing stage."""
@@ -97,6 +102,7 @@ def load_run(folder: Path) -> Run:
         problems=examined.problems,
         lock=read_json(folder / "lock.json"),
         stages=tuple(_load_stages(folder, spec)),
+        deviations=read_json(folder / "deviations.json"),
     )
 
 

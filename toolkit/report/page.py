@@ -25,6 +25,7 @@ def render_page(report: Record, run: Run) -> str:
         _ppo(report, run),
         _reward(report["accuracy"]),
         section("Training", _panels(TRAINING, run)),
+        _paper(report["deviations"]),
         _cost(report),
         _settings(report, run),
     ]
@@ -166,6 +167,16 @@ def _reward(accuracy: Record) -> str:
         "Reward model",
         f'<div class="two"><div>{rows}</div><div>{drawn}</div></div>' if rows else drawn,
     )
+
+
+def _paper(found: Record) -> str:
+    """Show what the run's spec does otherwise than the paper's preset."""
+    if not found:
+        return ""
+    recipe = table(*tables.deviations(found["recipe"]), "words") or "<p>None.</p>"
+    around = folded("Environment", table(*tables.deviations(found["environment"]), "words"))
+    text = f"Values of the recipe that differ from the preset {found['preset']}."
+    return section("Deviations from the paper", recipe, around, note=f"{text} {found['note']}.")
 
 
 def _cost(report: Record) -> str:

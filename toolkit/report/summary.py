@@ -33,6 +33,7 @@ def build_report(run: Run) -> Record:
         "metrics": {s.name: metric_ranges(s.metrics) for s in run.stages if _counts(s)},
         "frontier": frontier(run.last("ppo")),
         "data": clean(run.read("data", "counts.json")),
+        "deviations": clean(run.deviations),
         "lock": clean(run.lock),
         "spec": clean(run.tree),
     }

@@ -43,6 +43,9 @@ def print_report(report: Record, console: Console | None = None) -> None:
     if accuracies:
         _print(out, ("reward model orders rightly", "accuracy", "pairs"), accuracies)
     _print(out, ("stage", "state", "steps", "time", "peak memory"), stage_rows(report))
+    if found := report["deviations"]:
+        count = f"{len(found['recipe'])} values of the recipe differ from {found['preset']}"
+        out.print(Text(f"{count}; the page lists them", style="dim"))
 
 
 def stage_rows(report: Record) -> list[tuple[str, ...]]:

@@ -117,3 +117,10 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(value, list):
         return [(prefix, ", ".join(map(str, value)))]
     return [(prefix, plain(value) if isinstance(value, float) else str(value))]
+
+
+def deviations(rows: list[Record]) -> tuple[Row, list[Row]]:
+    """Return header and rows of what a spec does otherwise than a preset."""
+    names = ("path", "preset", "own", "why", "origin")
+    header = ("key", "paper", "here", "why", "from")
+    return header, [tuple(str(row.get(name, "")) for name in names) for row in rows]
