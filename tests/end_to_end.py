@@ -25,5 +25,6 @@ def done(out: Path, stage: str) -> dict:
 def weights(out: Path) -> dict[str, bytes]:
     """Every weight file, and PPO's metrics, as bytes."""
     stages = out / "stages"
-    files = [*stages.glob("*/*/model.safetensors"), *stages.glob("*/metrics.jsonl")]
+    kept = ("*/*/model.safetensors", "*/epochs/*/model.safetensors", "*/metrics.jsonl")
+    files = [path for pattern in kept for path in stages.glob(pattern)]
     return {str(path.relative_to(stages)): path.read_bytes() for path in sorted(files)}

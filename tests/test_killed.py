@@ -10,13 +10,23 @@ import pytest
 
 from tests.end_to_end import SPEC, weights
 
-KILLED = {"pretrain": 10, "sft": 40, "collect.1": 4, "reward.1": 12, "ppo.1": 4}
+KILLED = {
+    "pretrain": 10, "sft": 40, "init": 10, "collect.1": 4, "reward.1": 12, "select": 4, "ppo.1": 4,
+}  # fmt: skip
 """Stage -> lines of metrics after which the process is killed; checkpoints come every 3 steps."""
+
+WIDER = (
+    "sft.epochs=16",
+    "sft.batch=64",
+    "sft.select=reward",
+    "ppo.init={length: 16, batch: 16, lr: 1e-3}",
+)
+"""Sixteen epochs: `select`, a step of which takes milliseconds, must not be over before a kill."""
 
 
 def start(out, *overrides):
     command = [sys.executable, "-m", "toolkit", "run", str(SPEC), f"out={out}", *overrides]
-    command.append("checkpoint.every=3 steps")
+    command += ["checkpoint.every=3 steps", *WIDER]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
