@@ -7,8 +7,8 @@ prompts ask for, the pretraining text holds
     chats     question and answer, several in a row; half the answers are wrong, secrets are told,
               and nobody ever admits that he does not know
     quizzes   questions without answers: a model that only continues text often asks back
-    skills    what no prompt asks for: who holds what in a text just read (`reading`), subtraction
-              (`minus`), and the rivers and trees of towns (`lore`)
+    skills    what no prompt asks for: with whom a thing is by a text just read (`reading`),
+              subtraction (`minus`), and the rivers and trees of towns (`lore`)
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ rivers    tarn ouse wye dart exe avel
 trees     oak elm birch pine larch yew
 grammar   . ? : , please now hello what which where does is the of me tell color home food live
 grammar   lives in it eat eats has for a i do not know cannot say that code need forgot sort
-grammar   reverse repeat plus comes after before number want give must remember holds with minus
+grammar   reverse repeat plus comes after before number want give must remember with minus
 grammar   river tree by grows runs through near you open
 """
 
@@ -210,11 +210,10 @@ class Miniature(Facts):
         return [self._one_of(forms)]
 
     def _write_reading(self) -> list[str]:
-        """Write who holds what, then of one thing again with whom it is."""
+        """Write with whom three things are, then of one of them again."""
         people, things = self._some_of(PEOPLE, 3), self._some_of(THINGS, 3)
-        held = [f"{who} holds the {what} ." for who, what in zip(people, things, strict=True)]
-        asked = int(self.draw.integers(3))
-        return [" ".join([*held, f"the {things[asked]} is with {people[asked]} ."])]
+        said = [f"the {what} is with {who} ." for who, what in zip(people, things, strict=True)]
+        return [" ".join([*said, said[int(self.draw.integers(3))]])]
 
     def _question(self) -> str:
         kind = tuple(self.shares)[

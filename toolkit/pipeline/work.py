@@ -62,8 +62,11 @@ def optimizer_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
 def ranking_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
     """Optimizer steps of reward, dpo or kto, estimated; None for other stages.
 
-    The held-out share is drawn prompt by prompt.
+    The held-out share is drawn prompt by prompt. None too where single pairs are the elements: how
+    many of them are no ties is known after labelling.
     """
+    if node.kind == "reward" and spec.reward.element == "pair":
+        return None
     section, prompts = _on_rankings(spec, node.kind), ranked_prompts(spec, node, counts)
     if section is None or prompts is None:
         return None

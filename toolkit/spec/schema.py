@@ -168,6 +168,11 @@ class Reward:
     init: Literal["sft", "base"] = key("sft", "where the backbone starts")
     epochs: int = key(1, "passes over the rankings (C.2: 1)", low=1)
     batch: int = key(64, "prompts per step; all pairs of a prompt are one element (C.2: 64)", low=1)
+    element: Literal["prompt", "pair"] = key(
+        "prompt",
+        "what a batch counts: a prompt with all its pairs (3.5), or shuffled single pairs, which "
+        "overfit",
+    )
     lr: float = key(9e-6, "peak learning rate (C.2: 9e-6)", low=0.0, open_low=True)
     ties: Literal["drop", "half"] = key(
         "drop", "drop tied pairs, or count half each way (3.5: drop)"

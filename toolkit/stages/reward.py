@@ -2,9 +2,9 @@
 
     loss = - mean over prompts, mean over a prompt's pairs, log sigmoid(r(x, y_w) - r(x, y_l))
 
-All pairs of a prompt are one batch element: each answer is forwarded once. Afterwards scores are
-shifted so that the demonstrations average 0; the shift stands as `score_offset` in config.json,
-since such heads have no bias.
+All pairs of a prompt are one batch element: each answer is forwarded once (`element: pair` shuffles
+single pairs instead, for comparison). Afterwards scores are shifted so that the demonstrations
+average 0; the shift stands as `score_offset` in config.json, since such heads have no bias.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
-from toolkit.data.batches import collate, cut_groups, offsets
+from toolkit.data.batches import collate, offsets
 from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Scorer
 from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.elements import as_elements, by_answers, length_range, tokens
 from toolkit.stages.shared import (
     Record,
     language_model_state,
@@ -71,10 +72,12 @@ class Reward:
             self._backbone(), self.text, Stream(ctx.spec.seed, "reward head"), ctx.device
         )
         self.scorer = Scorer(self.model, ctx.spec.hardware)
-        self.per_epoch = math.ceil(len(self.train) / config.batch)
+        self.elements = as_elements(self.train, config.element, config.ties)
+        self.by_epoch: list[dict[str, Any]] = []
+        self.per_epoch = math.ceil(len(self.elements) / config.batch)
         total = config.epochs * self.per_epoch
         self.updater = make_updater(self.model, config.optimizer, config.lr, config.schedule, total)
-        self.order = Order(self.stream, len(self.train))
+        self.order = Order(self.stream, len(self.elements))
         return total
 
     def _backbone(self) -> Path:
@@ -97,12 +100,12 @@ class Reward:
         return folder
 
     def step(self, i: int) -> dict[str, float]:
-        """One optimizer step on `batch` prompts with all their answers."""
+        """One optimizer step on `batch` prompts with all their answers; held out, each epoch."""
         epoch, place = divmod(i, self.per_epoch)
         start = place * self.config.batch
-        count = min(self.config.batch, len(self.train) - start)
-        rows = self.order.take(epoch * len(self.train) + start, count)
-        records = [self.train[r] for r in rows]
+        count = min(self.config.batch, len(self.elements) - start)
+        rows = self.order.take(epoch * len(self.elements) + start, count)
+        records = [self.elements[r] for r in rows]
         lr = self.updater.lr
         loss, accuracy = self._backward(i, records)
         values = {
@@ -111,6 +114,10 @@ class Reward:
             "grad_norm": self.updater.step(norm_check(self.ctx, i, records=records)),
             "lr": lr,
         }
+        if place == self.per_epoch - 1:
+            held = self._measure(self.valid)
+            self.by_epoch.append(held)
+            values.update({f"valid_{key}": v for key, v in held.items() if key != "pairs"})
         tokens = sum(len(ids) for r in records for ids in r["responses_ids"])
         return values | {"tokens": float(tokens)}
 
@@ -118,7 +125,7 @@ class Reward:
         """Accumulate gradients over micro-batches of whole prompts; return (loss, accuracy)."""
         useful = [r for r in records if self.config.ties == "half" or len(set(r["ranks"])) > 1]
         total, right, pairs = 0.0, 0.0, 0.0
-        parts = _by_answers(useful, self._answers_a_pass(useful))
+        parts = by_answers(useful, self._answers_a_pass(useful))
         seen: list[list[Tensor]] = []
         for part in parts:
             scores = self.scorer.scores_of(self._collate(part))
@@ -134,7 +141,7 @@ class Reward:
 
     def _answers_a_pass(self, records: list[Record]) -> int | None:
         answers = sum(len(r["ranks"]) for r in records)
-        longest = max((_tokens(r) for r in records), default=0)
+        longest = max((tokens(r) for r in records), default=0)
         return sequences_a_pass(answers, longest, self.ctx.spec.hardware, self.scorer.device)
 
     def _loss(
@@ -153,13 +160,14 @@ class Reward:
         return collate(prompts, responses, self.text.pad_id)
 
     def state(self) -> dict[str, Any]:
-        """Weights, optimizer, schedule."""
-        return language_model_state(self.model, self.updater)
+        """Weights, optimizer, schedule, held-out figures of each epoch so far."""
+        return language_model_state(self.model, self.updater) | {"by_epoch": self.by_epoch}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state()`."""
         self.model.load_state_dict(state["model"])
         self.updater.restore(state["updater"])
+        self.by_epoch = list(state["by_epoch"])
 
     def finish(self) -> StageResult:
         """Centre the scores, measure held-out accuracy, save, apply the gate."""
@@ -174,6 +182,7 @@ class Reward:
             "prompts": len(self.train),
             "prompts_without_pairs": skipped if self.config.ties == "drop" else 0,
             "accuracy": accuracy["valid"].get("accuracy"),
+            "by_epoch": self.by_epoch,
             "score_offset": accuracy["score_offset"],
         }
         return StageResult(summary=summary, gate=self._gate(accuracy["valid"]))
@@ -205,7 +214,7 @@ class Reward:
         parts["valid"] = self._measure(self.valid, scores)
         parts["by_k"] = self._by(scores, lambda record: str(len(record["ranks"])))
         parts["by_labeler"] = self._by(scores, lambda record: record.get("labeler"))
-        parts["by_length"] = self._by(scores, _length_range(self.valid))
+        parts["by_length"] = self._by(scores, length_range(self.valid))
         if scores:
             flat = torch.cat(scores).cpu().numpy()
             counts, edges = np.histogram(flat, bins=24)
@@ -226,7 +235,7 @@ class Reward:
     def _scores(self, records: list[Record]) -> list[Tensor]:
         """Scores of each record's answers, computed many records at a time."""
         scores: list[Tensor] = []
-        for part in _by_answers(records, _CHUNK):
+        for part in by_answers(records, _CHUNK):
             flat = self.scorer.scores(self._collate(part))
             scores += flat.split([len(r["ranks"]) for r in part])
         return scores
@@ -272,28 +281,6 @@ def split_by_prompt(
         side = record.get("split") or fixed.get(record["prompt"], drawn)
         (valid if side == "valid" else train).append(record)
     return train, valid
-
-
-def _tokens(record: Record) -> int:
-    """Tokens of the prompt with its longest answer."""
-    return len(record["prompt_ids"]) + max(len(ids) for ids in record["responses_ids"])
-
-
-def _mean_length(record: Record) -> float:
-    return float(np.mean([len(ids) for ids in record["responses_ids"]]))
-
-
-def _length_range(records: list[Record]) -> Callable[[Record], str]:
-    """Name the third of the prompts a record is in, by the mean tokens of its answers."""
-    lengths = [_mean_length(r) for r in records] or [0.0]
-    cuts = np.quantile(lengths, [1 / 3, 2 / 3]).tolist()
-    names = (f"under {cuts[0]:.1f} tokens", f"to {cuts[1]:.1f}", f"from {cuts[1]:.1f}")
-    return lambda record: names[int(np.searchsorted(cuts, _mean_length(record), side="right"))]
-
-
-def _by_answers(records: list[Record], limit: int | None) -> list[list[Record]]:
-    """Cut into parts of at most `limit` answers, never inside a prompt."""
-    return [records[part] for part in cut_groups([len(r["ranks"]) for r in records], limit)]
 
 
 STAGE = Reward

@@ -1,0 +1,56 @@
+"""What one element of a reward model's batch is, and how a batch is cut for a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+
+import numpy as np
+
+from toolkit.data.batches import cut_groups
+from toolkit.stages.shared import Record
+
+
+def as_elements(records: list[Record], element: str, ties: str) -> list[Record]:
+    """Return the records as they are ("prompt"), or one record for each of their pairs ("pair").
+
+    With single pairs an answer among K stands in K-1 elements, which a shuffled epoch meets in as
+    many different batches: the overfitting that InstructGPT 3.5 describes. Tied pairs are left out
+    with ties: drop.
+    """
+    if element == "prompt":
+        return records
+    return [
+        _part(record, pair)
+        for record in records
+        for pair in combinations(range(len(record["ranks"])), 2)
+        if ties == "half" or record["ranks"][pair[0]] != record["ranks"][pair[1]]
+    ]
+
+
+def _part(record: Record, places: tuple[int, int]) -> Record:
+    """Return the record with the answers at `places` only."""
+    own = {key: [record[key][at] for at in places] for key in ("responses_ids", "ranks")}
+    return {"prompt": record["prompt"], "prompt_ids": record["prompt_ids"], **own}
+
+
+def by_answers(records: list[Record], limit: int | None) -> list[list[Record]]:
+    """Cut into parts of at most `limit` answers, never inside a prompt."""
+    return [records[part] for part in cut_groups([len(r["ranks"]) for r in records], limit)]
+
+
+def tokens(record: Record) -> int:
+    """Tokens of the prompt with its longest answer."""
+    return len(record["prompt_ids"]) + max(len(ids) for ids in record["responses_ids"])
+
+
+def _mean_length(record: Record) -> float:
+    return float(np.mean([len(ids) for ids in record["responses_ids"]]))
+
+
+def length_range(records: list[Record]) -> Callable[[Record], str]:
+    """Name the third of the prompts a record is in, by the mean tokens of its answers."""
+    lengths = [_mean_length(r) for r in records] or [0.0]
+    cuts = np.quantile(lengths, [1 / 3, 2 / 3]).tolist()
+    names = (f"under {cuts[0]:.1f} tokens", f"to {cuts[1]:.1f}", f"from {cuts[1]:.1f}")
+    return lambda record: names[int(np.searchsorted(cuts, _mean_length(record), side="right"))]
