@@ -12,11 +12,11 @@ from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.graph import Node, build_graph, select
 from toolkit.pipeline.identity import compute_key, compute_parts
 from toolkit.pipeline.machine import Machine
-from toolkit.pipeline.store import Store
+from toolkit.pipeline.store import Store, find_shared
 from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.schema import Spec
 
-Action = Literal["cached", "reused", "continues", "runs"]
+Action = Literal["cached", "reused", "adopted", "continues", "runs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,10 @@ class Decision:
         key: identity of the wanted result.
         parts: what the key is made of.
         action: "cached": the result is there; "reused": an older one comes back from .old;
-            "continues": an interrupted one goes on; "runs": it starts from nothing.
+            "adopted": another run below `share` has it; "continues": an interrupted one goes on;
+            "runs": it starts from nothing.
         why: one phrase.
+        source: folder of the stage that is adopted, else None.
     """
 
     node: Node
@@ -37,6 +39,7 @@ class Decision:
     parts: dict[str, Any]
     action: Action
     why: str
+    source: Path | None = None
 
 
 def decide(
@@ -72,8 +75,15 @@ def decide(
             action, why = "runs", "from scratch, as asked"
         else:
             action, why = _fate(store, node, key, parts, actions)
+        source = None
+        if spec.share is not None and action in ("runs", "continues") and not from_scratch:
+            source = find_shared(Path(spec.share), run, node.name, key)
+        if source is not None:
+            action, why = "adopted", f"linked from {source} ({key[:6]})"
         actions[node.name] = action
-        found.append(Decision(node=node, key=key, parts=parts, action=action, why=why))
+        found.append(
+            Decision(node=node, key=key, parts=parts, action=action, why=why, source=source)
+        )
     return found
 
 

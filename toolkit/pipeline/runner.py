@@ -143,7 +143,9 @@ class _Runner:
         )
         if decision.action == "reused":
             self.store.reuse_old(node.name, decision.key)
-        if decision.action in ("cached", "reused"):
+        elif decision.source is not None:
+            self.store.adopt(node.name, decision.key, decision.source)
+        if decision.action in ("cached", "reused", "adopted"):
             done = self.store.done(node.name)
             self.display.say(f"{node.name}: {decision.action}, {decision.why}")
         else:

@@ -5,6 +5,9 @@
                                        (progress.json in it says how far it came, for `plan`)
     stages/.old/<name>-<key12>/        replaced, reused when its key is wanted again
 
+A stage may be adopted from another run: its files are hard links, so they take no room twice. This
+is safe because a finished result is never written to, only replaced as a whole.
+
 A result is published in three steps, each safe to be killed after:
     1. done.json is written inside the partial folder: from here on the result counts as finished
     2. stages/<name> moves to stages/.old/<name>-<its key>
@@ -14,6 +17,8 @@ A result is published in three steps, each safe to be killed after:
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -81,6 +86,39 @@ def read_done(folder: Path) -> Done | None:
     if not isinstance(value, dict) or "key" not in value or "parts" not in value:
         return None
     return Done(**{name: value[name] for name in Done.__dataclass_fields__ if name in value})
+
+
+def find_shared(folder: Path, own: Path, name: str, key: str) -> Path | None:
+    """Return the folder of a finished stage of this name and key in a run below `folder`, or None.
+
+    Args:
+        folder: folder whose subfolders are runs.
+        own: the run that asks; it is left out.
+        name: of the stage.
+        key: of the wanted result.
+    """
+    for run in sorted(path for path in folder.glob("*/") if path.resolve() != own.resolve()):
+        for place in (Store(run).folder(name), Store(run).old_folder(name, key)):
+            done = read_done(place)
+            if done is not None and done.key == key:
+                return place
+    return None
+
+
+def _link(source: str | Path, target: str | Path) -> str:
+    """Link a file, or copy it where the file system has no links between the two."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copy2(source, target)
+    return str(target)
+
+
+def _all_but_done(folder: str, names: list[str]) -> list[str]:
+    """Return what copytree leaves out: done.json, and no file of a stage is named so deeper."""
+    return [name for name in names if name == "done.json"]
 
 
 class Store:
@@ -153,6 +191,17 @@ class Store:
     def reuse_old(self, name: str, key: str) -> Path:
         """Bring a replaced result back; the present one takes its place in .old."""
         return self._move_into_place(name, self.old_folder(name, key), key)
+
+    def adopt(self, name: str, key: str, source: Path) -> Path:
+        """Link a finished stage of another run into place; copies where links are impossible."""
+        folder = self.partial_folder(name, key)
+        remove_tree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # done.json last: a kill before it leaves an unfinished folder, not half a result
+        shutil.copytree(source, folder, copy_function=_link, ignore=_all_but_done)
+        fsync_tree(folder)
+        _link(source / "done.json", folder / "done.json")
+        return self._move_into_place(name, folder, key)
 
     def recover(self) -> list[str]:
         """Finish moves that a kill cut off and clear rubbish; return the names put in place."""

@@ -25,7 +25,7 @@ USUAL = "instructgpt/1.3b"
 """What a spec is held against that extends no preset."""
 
 ENVIRONMENT = (
-    "seed", "out", "hardware", "models", "text.tokenizer", "text.template", "text.pad", "data",
+    "seed", "out", "share", "hardware", "models", "text.tokenizer", "text.template", "text.pad", "data",
     "pretrain", "collect.batch", "label.by", "label.fn", "label.model", "reward.gate", "evaluate",
     "checkpoint", "log", "export",
 )  # fmt: skip

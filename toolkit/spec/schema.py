@@ -235,6 +235,11 @@ class Spec:
     extends: str | None = key(None, "preset this spec builds on")
     seed: int = key(1, "seed of everything random in the run, the task's data excepted", low=0)
     out: str = key("runs/${name}", "folder of the run")
+    share: str | None = key(
+        None,
+        "folder of run folders: a stage that one of them has finished, of the same key, is linked "
+        "from there instead of run again; null: none",
+    )
     hardware: Hardware = key(Hardware, "device and precision")
     models: Models = key(Models, "starting models")
     text: Text = key(Text, "tokens")
