@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from tests.end_to_end import SPEC, done, run_tiny
+from toolkit.models.heads import Scorer
 from toolkit.pipeline.work import init_steps
 from toolkit.spec.load import load_spec
 from toolkit.stages import StageContext
+from toolkit.stages.own_answers import own_accuracy
 from toolkit.stages.ppo import PPO
 from toolkit.stages.select import Select
 
@@ -141,6 +143,34 @@ def test_a_policy_that_goes_on_starts_away_from_the_reference(out):
     assert second[0]["objective/kl"] > 1e-3
     assert set(done(out, "ppo.1")["summary"]["audit"]) == {"max_ratio_error", "max_abs_kl"}
     assert set(done(out, "ppo.2")["summary"]["audit"]) == {"max_ratio_error"}
+
+
+def test_each_reward_model_is_tried_on_the_final_policy_s_own_answers(out):
+    result = json.loads((out / "stages/evaluate/evaluation.json").read_text())["own_answers"]
+    assert result["prompts"] == 16
+    assert 0 < result["pairs"] <= 16 * 6
+    assert set(result["accuracy"]) == {"reward.1", "reward.2"}
+    assert all(0.0 <= share <= 1.0 for share in result["accuracy"].values())
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1.0, 1.0), (-1.0, 0.0)])
+def test_a_reward_model_that_agrees_with_the_oracle_is_right(
+    out, tmp_path, monkeypatch, sign, expected
+):
+    ctx = replace(context(out, 2, tmp_path, "ppo.restart=init"), kind="evaluate")
+    stage = PPO(ctx)
+    stage.setup()
+    prompts = records(out, "data", "prompts.valid.jsonl")[:4]
+    monkeypatch.setattr(Scorer, "scores", lambda self, batch: sign * batch.lengths.float())
+    length = len(prompts[0]["prompt_ids"])
+    assert all(len(p["prompt_ids"]) == length for p in prompts)
+
+    def oracle(prompts, responses, finished):
+        return [float(len(r) + done) for r, done in zip(responses, finished, strict=True)]
+
+    found = own_accuracy(ctx, stage.text, stage.models.policy, prompts, oracle)
+    assert found["pairs"] > 0
+    assert found["accuracy"] == {"reward": expected}
 
 
 def test_one_round_first_and_two_later_reuse_the_first(out, tmp_path):

@@ -32,7 +32,7 @@ VERSIONS: Mapping[str, int] = {
     "ppo": 4,
     "dpo": 1,
     "kto": 1,
-    "evaluate": 4,
+    "evaluate": 5,
     "export": 2,
 }
 """Raised by hand when a stage's code changes what it computes; older results then run again."""

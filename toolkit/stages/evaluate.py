@@ -26,6 +26,7 @@ from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.stages.contestants import contestants
 from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.own_answers import own_accuracy
 from toolkit.stages.rows import write_answers, write_skills
 from toolkit.stages.shared import (
     Record,
@@ -215,6 +216,11 @@ class Evaluate:
             sft, ours = self._judged("sft"), self._judged(decider)
             warnings = over_optimisation(sft, ours, self._curve())
             self._write_samples(decider)
+            if self.oracle is not None and self.reward is not None:
+                policy = self._policy(needed(self.contestants[decider].load)())
+                result["own_answers"] = own_accuracy(
+                    self.ctx, self.text, policy, self.prompts, self.oracle
+                )
         write_answers(self.ctx.work, self.prompts, self.kinds, self.measured)
         write_skills(self.ctx.work, self.clozes, self.measured)
         if self.kinds:
