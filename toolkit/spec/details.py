@@ -105,7 +105,7 @@ def _tokens_and_sampling() -> Iterator[Detail]:
     yield Detail(
         3, _TOKENS, "what is too long is dropped whole and counted; nothing is cut",
         ("text.max_prompt", "text.max_response"),
-        ("toolkit/data/prepare.py:_tokenize",),
+        ("toolkit/data/encode.py:encode_record",),
     )  # fmt: skip
     yield Detail(
         4, _TOKENS, "padding left of prompts that are answered, right of what is scored; positions "
@@ -128,7 +128,7 @@ def _tokens_and_sampling() -> Iterator[Detail]:
     yield Detail(
         7, _SAMPLING, "logits are divided by the temperature in every log-prob of PPO",
         ("ppo.temperature", "collect.sampling.temperature"),
-        ("toolkit/models/heads.py:Policy.logprobs", "toolkit/models/heads.py:Policy.policy_loss",
+        ("toolkit/models/heads.py:Policy.logprobs", "toolkit/models/heads.py:Policy.backward_policy_loss",
          "toolkit/rollout.py:_draw"),
     )  # fmt: skip
     yield Detail(
