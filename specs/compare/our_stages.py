@@ -124,7 +124,7 @@ def reward_settings(spec: Spec, stages: Path) -> dict[str, Any]:
         "schedule": _schedule(config.schedule),
         **_optimizer(config.optimizer),
         "ties": config.ties,
-        "new head": "N(0, 1/sqrt(d + 1))",
+        "new head": f"normal, {config.head_std or '1/sqrt(d + 1)'}",
         "scores centred": f"on {config.center_on}" if config.center_on else None,
         **_run(spec),
     }

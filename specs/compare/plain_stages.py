@@ -127,7 +127,9 @@ def reward(job: Job, measure: Measure) -> dict[str, Any]:
     model = AutoModelForSequenceClassification.from_pretrained(
         job["models"]["sft"], num_labels=1, pad_token_id=pad
     ).eval()
-    nn.init.normal_(model.score.weight, std=(model.score.in_features + 1) ** -0.5)
+    nn.init.normal_(
+        model.score.weight, std=config["head_std"] or (model.score.in_features + 1) ** -0.5
+    )
     total = config["epochs"] * math.ceil(len(records) / config["batch"])
     optimizer = make_optimizer(model, config["lr"], config["optimizer"])
     schedule = make_schedule(optimizer, config["schedule"], total)
@@ -145,7 +147,7 @@ def reward(job: Job, measure: Measure) -> dict[str, Any]:
         "optimizer steps": len(measure.steps),
         **rate_settings(config),
         "ties": config["ties"],
-        "new head": "N(0, 1/sqrt(d + 1))",
+        "new head": f"normal, {config['head_std'] or '1/sqrt(d + 1)'}",
         "scores centred": f"on {config['center_on']}" if config["center_on"] else None,
         **run_settings(job),
     }

@@ -156,6 +156,8 @@ def test_the_head_starts_as_the_paper_says(model, text, tmp_path):
     assert weight.std().item() == pytest.approx((32 + 1) ** -0.5, rel=0.35)
     again = make_scalar(tmp_path / "lm", text, Stream(1, "head")).score.weight
     assert torch.equal(weight, again)
+    small = make_scalar(tmp_path / "lm", text, Stream(1, "head"), std=0.001).score.weight
+    torch.testing.assert_close(small, weight * 0.001 * (32 + 1) ** 0.5)
 
 
 def test_a_policy_folder_loads_with_plain_transformers(model, text, batch, tmp_path):

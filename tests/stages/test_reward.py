@@ -17,12 +17,17 @@ def stages(tmp_path_factory):
     return out / "stages"
 
 
-def backward(stages, work, *overrides):
-    """The gradient of one step, its loss and accuracy, and the answers of each pass."""
+def ready(stages, work, *overrides):
     ctx = context(stages, "reward", work, *overrides)
     configure(ctx)
     stage = Reward(ctx)
     stage.setup()
+    return stage
+
+
+def backward(stages, work, *overrides):
+    """The gradient of one step, its loss and accuracy, and the answers of each pass."""
+    stage = ready(stages, work, *overrides)
     collated, passes = stage._collate, []
 
     def count(records):
@@ -47,3 +52,13 @@ def test_passes_of_whole_prompts_add_up_to_the_gradient_of_the_batch(
     assert sum(parts[3]) == whole[3][0]
     assert (whole[0] - parts[0]).norm() < 1e-5 * whole[0].norm()
     assert parts[1:3] == pytest.approx(whole[1:3], abs=1e-6)
+
+
+def test_the_spec_sets_how_far_untrained_scores_spread(stages, tmp_path):
+    usual = ready(stages, tmp_path / "usual")
+    small = ready(stages, tmp_path / "small", "reward.head_std=0.001")
+    head = usual.model.score
+    factor = 0.001 * (head.in_features + 1) ** 0.5
+    torch.testing.assert_close(small.model.score.weight, head.weight * factor)
+    spread = [torch.cat(stage._scores(stage.train)).std().item() for stage in (usual, small)]
+    assert spread[1] == pytest.approx(spread[0] * factor, rel=1e-3)

@@ -64,8 +64,18 @@ def load_scalar(folder: Path, text: Text, device: str = "cpu") -> PreTrainedMode
     return _fit_to_text(model, text).to(device)
 
 
-def make_scalar(backbone: Path, text: Text, stream: Stream, device: str = "cpu") -> PreTrainedModel:
-    """Put a scalar head on a language model's trunk: N(0, 1/sqrt(d+1)), no bias (detail 12)."""
+def make_scalar(
+    backbone: Path, text: Text, stream: Stream, device: str = "cpu", *, std: float | None = None
+) -> PreTrainedModel:
+    """Put a scalar head on a language model's trunk: normal around 0, no bias.
+
+    Args:
+        backbone: folder of the language model.
+        text: the run's tokenizer.
+        stream: where the weights are drawn from.
+        device: where the model goes.
+        std: standard deviation of the weights; None: 1/sqrt(width + 1) (detail 12).
+    """
     stream.seed_torch("scalar head")
     model, info = AutoModelForSequenceClassification.from_pretrained(
         backbone,
@@ -78,8 +88,7 @@ def make_scalar(backbone: Path, text: Text, stream: Stream, device: str = "cpu")
         backbone, info, allowed=("score.weight", "lm_head.weight", "embed_out.weight")
     )
     head = _scalar_head(backbone, model)
-    width = head.in_features
-    torch.nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
+    torch.nn.init.normal_(head.weight, std=std or (head.in_features + 1) ** -0.5)
     model.config.score_offset = 0.0
     return _fit_to_text(model, text).to(device)
 

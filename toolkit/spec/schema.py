@@ -177,6 +177,13 @@ class Reward:
     ties: Literal["drop", "half"] = key(
         "drop", "drop tied pairs, or count half each way (3.5: drop)"
     )
+    head_std: float | None = key(
+        None,
+        "standard deviation of the new head's weights; null: 1 / sqrt(width + 1). A smaller one "
+        "leaves less of a random function of the answer in the scores of a short training",
+        low=0.0,
+        open_low=True,
+    )
     center_on: Literal["demonstrations"] | None = key(
         "demonstrations", "shift scores so that these average 0 (3.5); null: no shift"
     )

@@ -68,9 +68,8 @@ class Reward:
                 f"different rank, so there is "
                 "nothing to learn; collect more prompts, raise collect.k, or look at the labels"
             )
-        self.model = make_scalar(
-            self._backbone(), self.text, Stream(ctx.spec.seed, "reward head"), ctx.device
-        )
+        head = Stream(ctx.spec.seed, "reward head")
+        self.model = make_scalar(self._backbone(), self.text, head, ctx.device, std=config.head_std)
         self.scorer = Scorer(self.model, ctx.spec.hardware)
         self.elements = as_elements(self.train, config.element, config.ties)
         self.by_epoch: list[dict[str, Any]] = []
