@@ -10,7 +10,7 @@ CPP := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 SPEC ?= specs/quickstart.yaml
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: build demo test ctest pytest emulated gpu-check check lint format bench bench-trl asan specs clean
+.PHONY: build demo test ctest pytest emulated gpu-check check lint format bench bench-trl miniature asan specs clean
 build: $(VENV)/.built
 
 $(VENV)/.venv:
@@ -59,6 +59,8 @@ $(TRL)/.built: specs/compare/requirements.txt constraints.txt
 	touch $@
 bench-trl: build $(TRL)/.built
 	python -m specs.compare --trl $(TRL)/bin/python $(ARGS)
+miniature: build
+	python -m specs.miniature $(ARGS)
 asan: build
 	cmake --preset asan && cmake --build --preset asan && ctest --preset asan
 specs: build

@@ -106,7 +106,8 @@ def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path, learner):
     left = {path.split(".")[0] for path in every - covered}
     # hardware and seed are parts of their own; reward.gate judges only; rounds adds stages.
     assert left == {
-        "schema", "extends", "out", "share", "rounds", "checkpoint", "log", "hardware", "seed", "reward",
+        "schema", "extends", "out", "share", "rounds", "checkpoint", "log", "hardware", "seed",
+        "reward",
         *others,
     }  # fmt: skip
     assert {p for p in every - covered if p.startswith("reward")} == {"reward.gate.accuracy"}

@@ -25,9 +25,9 @@ USUAL = "instructgpt/1.3b"
 """What a spec is held against that extends no preset."""
 
 ENVIRONMENT = (
-    "seed", "out", "share", "hardware", "models", "text.tokenizer", "text.template", "text.pad", "data",
-    "pretrain", "collect.batch", "label.by", "label.fn", "label.model", "reward.gate", "evaluate",
-    "checkpoint", "log", "export",
+    "seed", "out", "share", "hardware", "models", "text.tokenizer", "text.template", "text.pad",
+    "data", "pretrain", "collect.batch", "label.by", "label.fn", "label.model", "reward.gate",
+    "evaluate", "checkpoint", "log", "export",
 )  # fmt: skip
 """Paths that say what a run is done with; every other one belongs to the recipe."""
 
