@@ -122,7 +122,7 @@ def test_the_first_prompt_of_each_kind_is_shown_and_the_rest_folded() -> None:
         {"prompt": f"p{i:02}", "sft": "a", "ppo": "b", "kind": "odd" if i % 2 else "even"}
         for i in range(10)
     ]
-    shown, folded = page_parts._samples(samples).split("<details>")
+    shown, folded = page_parts._samples(samples, "PPO").split("<details>")
     assert [p for p in range(10) if f"p{p:02}" in shown] == [0, 1]
     assert "8 more prompts" in folded
     assert [p for p in range(10) if f"p{p:02}" in folded] == list(range(2, 10))

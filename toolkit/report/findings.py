@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from toolkit.report.load import Record, Run, Stage
+from toolkit.report.names import decisive, learner_of
 from toolkit.report.numbers import interval, is_number, percent, plain
+from toolkit.spec.schema import FROM_RANKINGS
 
 OVER_OPTIMISATION = "over-optimisation"
 NEAR_CHANCE = 0.6  # the default of reward.gate.accuracy
@@ -32,15 +34,8 @@ class Warned:
         return asdict(self)
 
 
-def decisive(evaluation: Record) -> str:
-    """Return the model that the evaluation's win rates speak of: "ppo_ema" or "ppo_last"."""
-    models = evaluation.get("models") or {}
-    wanted = f"ppo_{evaluation.get('weights', 'ema')}"
-    return wanted if wanted in models else next((m for m in models if m.startswith("ppo")), wanted)
-
-
 def before_after(evaluation: Record) -> tuple[Record, Record]:
-    """Return the figures of SFT and of the deciding PPO weights; {} where there are none."""
+    """Return the figures of SFT and of the learner's deciding weights; {} where there are none."""
     models = evaluation.get("models") or {}
     return models.get("sft") or {}, models.get(decisive(evaluation)) or {}
 
@@ -62,20 +57,24 @@ def headline(run: Run, evaluation: Record) -> str:
     rate = f"{percent(result.get('win_rate'))} of held-out prompts"
     if bounds := interval(low, high):
         rate += f" {bounds}"
+    name = learner_of(evaluation)
     kl = before_after(evaluation)[1].get("kl")
     spent = f", at a KL of {plain(kl)} nats" if is_number(kl) else ""
     if is_number(low) and low > 0.5:
-        return f"PPO beats SFT on {rate} by {by}{spent}."
+        return f"{name} beats SFT on {rate} by {by}{spent}."
     if is_number(high) and high < 0.5:
-        return f"PPO is worse than SFT: it wins on only {rate} by {by}{spent}."
-    return f"PPO and SFT are level: PPO wins on {rate} by {by}{spent}."
+        return f"{name} is worse than SFT: it wins on only {rate} by {by}{spent}."
+    return f"{name} and SFT are level: {name} wins on {rate} by {by}{spent}."
 
 
 def _progress(run: Run) -> str:
     waiting = [s.name for s in run.stages if s.state != "done"]
     done = len(run.stages) - len(waiting)
     if not waiting:
-        return "The run is finished; it has no evaluation that compares PPO with SFT."
+        return (
+            "The run is finished; it has no evaluation that compares "
+            f"{run.spec.learner_name} with SFT."
+        )
     count = f"{done} of {len(run.stages)} stages are done"
     return f"The run is not finished: {count}, next is {waiting[0]}."
 
@@ -84,8 +83,10 @@ _LACKS = {
     "pretrain": "no pretraining loss",
     "sft": "no SFT loss",
     "reward": "no reward model accuracy",
-    "ppo": "no PPO curves",
-    "evaluate": "no comparison of SFT and PPO, no sample answers",
+    "ppo": "no curves of the learner",
+    "dpo": "no DPO curves",
+    "kto": "no KTO curves",
+    "evaluate": "no comparison with SFT, no sample answers",
 }
 
 
@@ -154,8 +155,8 @@ def _weak_reward(run: Run, accuracy: Record) -> Iterator[Warned]:
     if is_number(value) and value < NEAR_CHANCE:
         text = (
             f"The reward model orders only {percent(value, 1)} of held-out comparisons rightly "
-            "(a coin: 50 %); what PPO gains against it means little. Collect more comparisons or "
-            "train it longer."
+            f"(a coin: 50 %); what {run.spec.learner_name} gains by it means little. Collect more "
+            "comparisons or train it longer."
         )
         yield Warned("reward_accuracy", run.last("reward").name, text)
 
@@ -169,7 +170,7 @@ def _not_better(evaluation: Record) -> Iterator[Warned]:
     rate = f"{percent(result.get('win_rate'))} {interval(result['low'], result.get('high'))}"
     worse = is_number(result.get("high")) and result["high"] < 0.5
     how = "worse" if worse else "not clearly better"
-    text = f"PPO is {how} than SFT by {by}: its win rate is {rate}."
+    text = f"{learner_of(evaluation)} is {how} than SFT by {by}: its win rate is {rate}."
     yield Warned("not_better", "evaluate", text)
 
 
@@ -179,23 +180,34 @@ def _forgets(run: Run, evaluation: Record) -> Iterator[Warned]:
         return
     before, after = (figures.get("perplexity") for figures in before_after(evaluation))
     if is_number(before) and is_number(after) and after > PERPLEXITY_RISE * before:
-        fix = "raise ppo.ptx.coef" if run.spec.ppo and run.spec.ppo.ptx else "switch on ppo.ptx"
+        name = run.spec.learner_name
         text = (
             "The policy forgets: perplexity of held-out pretraining text rose from "
-            f"{plain(before)} to {plain(after)} over PPO; {fix}."
+            f"{plain(before)} to {plain(after)} over {name}; {_memory_fix(run)}."
         )
-        yield Warned("perplexity", run.last("ppo").name, text)
+        yield Warned("perplexity", _learner(run).name, text)
+
+
+def _memory_fix(run: Run) -> str:
+    if run.spec.learner in FROM_RANKINGS:
+        return f"raise {run.spec.learner}.beta, or lower {run.spec.learner}.lr"
+    return "raise ppo.ptx.coef" if run.spec.ppo and run.spec.ppo.ptx else "switch on ppo.ptx"
+
+
+def _learner(run: Run) -> Stage:
+    return run.last(run.spec.learner or "ppo")
 
 
 def _never_ends(run: Run, evaluation: Record) -> Iterator[Warned]:
     """Fewer answers end with end-of-text than before."""
     before, after = (figures.get("eos_rate") for figures in before_after(evaluation))
     if is_number(before) and is_number(after) and after < before - EOS_FALL:
+        first = "lower ppo.no_eos.score" if run.spec.ppo else _memory_fix(run)
         text = (
-            f"PPO answers end less often: {percent(after)} close with end-of-text, "
-            f"{percent(before)} did after SFT; lower ppo.no_eos.score or raise text.max_response."
+            f"{run.spec.learner_name} answers end less often: {percent(after)} close with "
+            f"end-of-text, {percent(before)} did after SFT; {first} or raise text.max_response."
         )
-        yield Warned("end_of_text", run.last("ppo").name, text)
+        yield Warned("end_of_text", _learner(run).name, text)
 
 
 def _negative_kl(run: Run) -> Iterator[Warned]:

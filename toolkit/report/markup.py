@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from toolkit.report.load import Record
+from toolkit.report.names import sampled_learner
 from toolkit.report.numbers import interval, is_number, percent, plain
 
 
@@ -60,16 +61,16 @@ def folded(title: str, inside: str) -> str:
     return f"<details><summary>{esc(title)}</summary>{inside}</details>" if inside else ""
 
 
-def win_bar(judge: str, result: Record) -> str:
+def win_bar(judge: str, result: Record, learner: str) -> str:
     """Return one judge's wins, ties and losses as a bar under its win rate."""
     bounds = interval(result.get("low"), result.get("high"))
     rate = f"{percent(result.get('win_rate'), 1)} {bounds}"
-    title = f"<div><b>By {esc(judge)}</b>: PPO wins {esc(rate)}</div>"
+    title = f"<div><b>By {esc(judge)}</b>: {learner} wins {esc(rate)}</div>"
     counts = [result.get(name) for name in ("wins", "ties", "losses")]
     known = [count for count in counts if is_number(count)]
     if len(known) < 3 or not sum(known):
         return f'<div class="judge">{title}</div>'
-    words = ("PPO better", "ties", "SFT better")
+    words = (f"{learner} better", "ties", "SFT better")
     parts = (
         _bar_part(kind, word, count, count / sum(known))
         for kind, word, count in zip("wtl", words, known, strict=True)
@@ -84,21 +85,24 @@ def _bar_part(kind: str, word: str, count: float, share: float) -> str:
     return f'<div class="{kind}" style="{width}" title="{number} {word}">{text}</div>'
 
 
-def sample(record: Record) -> str:
+def sample(record: Record, learner: str) -> str:
     """Return one prompt with both answers; the better by the oracle, else the RM, is marked."""
+    key = sampled_learner(record)
     judge = "oracle" if is_number(record.get("oracle_sft")) else "reward"
-    before, after = record.get(f"{judge}_sft"), record.get(f"{judge}_ppo")
+    before, after = record.get(f"{judge}_sft"), record.get(f"{judge}_{key}")
     best = ""
     if is_number(before) and is_number(after) and before != after:
-        best = "ppo" if after > before else "sft"
-    answers = "".join(_answer(record, who, who == best) for who in ("sft", "ppo"))
+        best = key if after > before else "sft"
+    answers = "".join(
+        _answer(record, who, name, who == best) for who, name in (("sft", "SFT"), (key, learner))
+    )
     kind = f'<div class="who">{esc(record["kind"])}</div>' if "kind" in record else ""
     text = f'<div class="text">{esc(record.get("prompt", ""))}</div>'
     prompt = f'<div class="prompt">{kind}{text}</div>'
     return f'<div class="sample">{prompt}<div class="pair">{answers}</div></div>'
 
 
-def _answer(record: Record, who: str, best: bool) -> str:
+def _answer(record: Record, who: str, name: str, best: bool) -> str:
     scores = [
         f"<span>{word} {plain(record[f'{judge}_{who}'])}</span>"
         for judge, word in (("oracle", "oracle"), ("reward", "RM"))
@@ -106,6 +110,6 @@ def _answer(record: Record, who: str, best: bool) -> str:
     ]
     style = "answer best" if best else "answer"
     return (
-        f'<div class="{style}"><div class="who"><b>{who.upper()}</b>{"".join(scores)}</div>'
+        f'<div class="{style}"><div class="who"><b>{name}</b>{"".join(scores)}</div>'
         f'<div class="text">{esc(record.get(who, ""))}</div></div>'
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from toolkit.report import plots, tables
-from toolkit.report.findings import before_after, decisive
+from toolkit.report.findings import before_after
 from toolkit.report.load import Record, Run
 from toolkit.report.markup import esc, figure, folded, sample, section, table, tile, win_bar
+from toolkit.report.names import decisive, learner_of
 from toolkit.report.numbers import duration, interval, is_number, memory, percent, plain
-from toolkit.report.panels import PPO_MACHINE, PPO_MAIN, TRAINING, Panel
+from toolkit.report.panels import FROM_RANKINGS, PPO_MACHINE, PPO_MAIN, TRAINING, Panel
 from toolkit.report.style import CSS
 from toolkit.report.table import stage_rows
 
@@ -21,8 +22,8 @@ def render_page(report: Record, run: Run) -> str:
     parts = [
         _head(report),
         _comparison(report["evaluation"]),
-        _samples(report["samples"]),
-        _ppo(report, run),
+        _samples(report["samples"], learner_of(report["evaluation"])),
+        _learner(report, run),
         _reward(report["accuracy"]),
         section("Training", _panels(TRAINING, run)),
         _paper(report["deviations"]),
@@ -56,7 +57,8 @@ def _head(report: Record) -> str:
 
 def _tiles(report: Record) -> Iterable[str]:
     evaluation = report["evaluation"]
-    sft, ppo = before_after(evaluation)
+    sft, ours = before_after(evaluation)
+    learner = learner_of(evaluation)
     for judge, result in (evaluation.get("judges") or {}).items():
         if judge == "oracle":
             tone = (
@@ -67,17 +69,17 @@ def _tiles(report: Record) -> Iterable[str]:
                 else ""
             )
             more = f"95 % {interval(result.get('low'), result.get('high'))}, {judge}"
-            yield tile("PPO wins against SFT", percent(result.get("win_rate")), more, tone)
+            yield tile(f"{learner} wins against SFT", percent(result.get("win_rate")), more, tone)
     for key, what, better in (
         ("oracle", "Oracle score", 1),
         ("exact", "Exact answers", 1),
         ("reward", "Reward model's score", 0),
         ("perplexity", "Pretraining perplexity", 0),
     ):
-        if is_number(sft.get(key)) and is_number(ppo.get(key)):
-            yield _before_after(key, what, sft[key], ppo[key], better)
-    if is_number(ppo.get("kl")):
-        yield tile("KL spent", plain(ppo["kl"]), "nats per answer, to the reference")
+        if is_number(sft.get(key)) and is_number(ours.get(key)):
+            yield _before_after(what, learner, (sft[key], ours[key]), better, exact=key == "exact")
+    if is_number(ours.get("kl")):
+        yield tile("KL spent", plain(ours["kl"]), "nats per answer, to the reference")
     held_out = report["accuracy"].get("valid") or {}
     if is_number(held_out.get("accuracy")):
         more = f"of {plain(held_out.get('pairs'))} held-out comparisons"
@@ -87,19 +89,22 @@ def _tiles(report: Record) -> Iterable[str]:
         yield tile("Time", duration(sum(spent)), f"{len(spent)} stages")
 
 
-def _before_after(key: str, what: str, before: float, after: float, better: int) -> str:
-    show = percent if key == "exact" else plain
+def _before_after(
+    what: str, learner: str, values: tuple[float, float], better: int, *, exact: bool
+) -> str:
+    show, (before, after) = percent if exact else plain, values
     tone = "good" if better and after > before else "bad" if better and after < before else ""
-    return tile(what, f"{show(before)} \u2192 {show(after)}", "SFT \u2192 PPO", tone)
+    return tile(what, f"{show(before)} \u2192 {show(after)}", f"SFT \u2192 {learner}", tone)
 
 
 def _comparison(evaluation: Record) -> str:
     header, rows = tables.comparison(evaluation)
+    learner = learner_of(evaluation)
     models = evaluation.get("models") or {}
     names = [
-        (n, {"sft": "SFT"}.get(n, "PPO")) for n in ("sft", decisive(evaluation)) if n in models
+        (n, {"sft": "SFT"}.get(n, learner)) for n in ("sft", decisive(evaluation)) if n in models
     ]
-    bars = "".join(win_bar(j, r) for j, r in (evaluation.get("judges") or {}).items())
+    bars = "".join(win_bar(j, r, learner) for j, r in (evaluation.get("judges") or {}).items())
     wins = f'<div class="wins">{bars}</div>' if bars else ""
     judges = figure(
         plots.draw_judges(models, names),
@@ -111,13 +116,13 @@ def _comparison(evaluation: Record) -> str:
     prompts = plain(evaluation.get("prompts"))
     note = f"On {prompts} held-out prompts; a tie counts one half. * marks the weights that decide."
     if not rows:
-        return section("SFT against PPO", wins)
+        return section(f"SFT against {learner}", wins)
     left, right = table(header, rows) + kinds, wins + judges
     body = f'<div class="two"><div>{left}</div><div>{right}</div></div>'
-    return section("SFT against PPO", body, note=note)
+    return section(f"SFT against {learner}", body, note=note)
 
 
-def _samples(samples: list[Record]) -> str:
+def _samples(samples: list[Record], learner: str) -> str:
     """Show a few prompts, the first of each kind if they have kinds; fold the others away."""
     kinds = [record.get("kind", i) for i, record in enumerate(samples)]
     first = (record for i, record in enumerate(samples) if kinds[i] not in kinds[:i])
@@ -125,13 +130,15 @@ def _samples(samples: list[Record]) -> str:
     rest = [record for record in samples if record not in shown]
     return section(
         "Answers side by side",
-        "".join(map(sample, shown)),
-        folded(f"{len(rest)} more prompts", "".join(map(sample, rest))) if rest else "",
+        "".join(sample(record, learner) for record in shown),
+        folded(f"{len(rest)} more prompts", "".join(sample(record, learner) for record in rest))
+        if rest
+        else "",
         note="The same held-out prompts, answered by both models.",
     )
 
 
-def _ppo(report: Record, run: Run) -> str:
+def _learner(report: Record, run: Run) -> str:
     front = figure(
         plots.draw_frontier(report["frontier"]),
         "KL-reward frontier",
@@ -139,9 +146,10 @@ def _ppo(report: Record, run: Run) -> str:
         "falling while the reward model rises is over-optimisation.",
         "wide",
     )
-    main = _panels(PPO_MAIN, run)
-    machine = folded("PPO's inner workings", _panels(PPO_MACHINE, run))
-    return section("PPO", main, front, machine)
+    name = run.spec.learner_name
+    main = _panels(FROM_RANKINGS if run.spec.ppo is None else PPO_MAIN, run)
+    machine = folded(f"{name}'s inner workings", _panels(PPO_MACHINE, run))
+    return section(name, main, front, machine)
 
 
 def _panels(panels: Iterable[Panel], run: Run) -> str:

@@ -148,3 +148,34 @@ PPO_MACHINE = (
     Panel("ppo", "KL coefficient", (Line("objective/kl_coef", "coefficient"),)),
     Panel("ppo", "Learning rate", (Line("lr", "policy"), Line("val/lr", "value", "third"))),
 )
+
+FROM_RANKINGS = tuple(
+    panel
+    for kind in ("dpo", "kto")
+    for panel in (
+        Panel(kind, "Loss", (Line("loss", "training"),)),
+        Panel(
+            kind,
+            "Accuracy of the implicit rewards",
+            (Line("accuracy", "training"), Line("valid_accuracy", "held-out", "second")),
+            "Share of comparisons that policy over reference orders rightly; a coin has 0.5.",
+            0.5,
+        ),
+        Panel(
+            kind,
+            "Margin of the implicit rewards",
+            (Line("margin", "training"), Line("valid_margin", "held-out", "second")),
+            "Mean difference of better and worse answer, beta times nats.",
+            0.0,
+        ),
+        Panel(
+            kind,
+            "KL from the reference, nats per answer",
+            (Line("kl", "on the ranked answers"), Line("z0", "z0", "third")),
+            "How far the policy has moved, where the ranked answers are the reference's own.",
+            0.0,
+        ),
+        Panel(kind, "Gradient norm", (Line("grad_norm", "norm"),), "Before clipping.", log=True),
+        Panel(kind, "Learning rate", (Line("lr", "policy"),)),
+    )
+)

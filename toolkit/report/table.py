@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.report import tables
 from toolkit.report.load import Record
+from toolkit.report.names import learner_of
 from toolkit.report.numbers import duration, memory
 from toolkit.report.summary import summarize
 
@@ -37,7 +38,14 @@ def print_report(report: Record, console: Console | None = None) -> None:
         out.print(Text("* these weights decide the win rate", style="dim"))
     wins = tables.win_rates(report["evaluation"])
     if wins:
-        head = ("judge", "PPO wins", "95 %", "wins", "ties", "losses")
+        head = (
+            "judge",
+            f"{learner_of(report['evaluation'])} wins",
+            "95 %",
+            "wins",
+            "ties",
+            "losses",
+        )
         _print(out, head, wins)
     accuracies = tables.accuracies(report["accuracy"])
     if accuracies:

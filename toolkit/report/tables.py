@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from toolkit.report.findings import decisive
 from toolkit.report.load import Record
+from toolkit.report.names import decisive, in_order, label_of, learner_of
 from toolkit.report.numbers import interval, is_number, percent, plain, signed
 
 Row = tuple[str, ...]
-
-LABELS = {"base": "base", "sft": "SFT", "ppo_ema": "PPO (EMA)", "ppo_last": "PPO (last)"}
 
 QUALITIES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("oracle", "oracle score", plain),
@@ -25,20 +23,20 @@ QUALITIES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 
 def comparison(evaluation: Record) -> tuple[Row, list[Row]]:
-    """Return (header, rows) of SFT against PPO; last, the change from SFT to deciding weights."""
+    """Return (header, rows) of all models; last, the change from SFT to the deciding weights."""
     models = evaluation.get("models") or {}
-    names = [n for n in LABELS if n in models] + [n for n in models if n not in LABELS]
+    names, learner = in_order(models), learner_of(evaluation)
     if not names:
         return (), []
     chosen = decisive(evaluation)
-    titles = (f"{LABELS.get(n, n)}{' *' if n == chosen else ''}" for n in names)
+    titles = (f"{label_of(n, learner)}{' *' if n == chosen else ''}" for n in names)
     header = ("", *titles, "change")
     rows = []
-    for key, label, show in QUALITIES:
+    for key, words, show in QUALITIES:
         values = [models[n].get(key) for n in names]
         if any(is_number(v) for v in values):
             before, after = (models.get(m, {}).get(key) for m in ("sft", chosen))
-            rows.append((label, *map(show, values), _change(before, after, show)))
+            rows.append((words, *map(show, values), _change(before, after, show)))
     return header, rows
 
 
@@ -93,10 +91,11 @@ def data_counts(counts: Record) -> tuple[Row, list[Row]]:
 def by_kind(evaluation: Record) -> tuple[Row, list[Row]]:
     """Return (header, rows) of oracle scores by kind of instruction; ((), []) without."""
     kinds = evaluation.get("by_kind") or {}
-    names = [n for n in LABELS if any(n in kind for kind in kinds.values())]
+    found = dict.fromkeys(n for kind in kinds.values() for n in kind if n != "prompts")
+    names, learner = in_order(found), learner_of(evaluation)
     if not names:
         return (), []
-    header = ("kind of instruction", "prompts", *(LABELS[n] for n in names))
+    header = ("kind of instruction", "prompts", *(label_of(n, learner) for n in names))
     rows = [
         (kind, plain(value.get("prompts")), *(_kind_score(value.get(n)) for n in names))
         for kind, value in kinds.items()

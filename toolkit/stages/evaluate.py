@@ -23,7 +23,7 @@ from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_scalar
 from toolkit.rollout import sample_answers
 from toolkit.spec.errors import StageFailed
-from toolkit.spec.schema import Sampling
+from toolkit.spec.schema import FROM_RANKINGS, Sampling
 from toolkit.stages.contestants import contestants
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.own_answers import own_accuracy
@@ -211,10 +211,12 @@ class Evaluate:
         result: dict[str, Any] = {"prompts": len(self.prompts), "models": models}
         warnings: list[str] = []
         if decider is not None:
+            result["learner"] = self.ctx.spec.learner_name
             result["weights"] = decider.rpartition("_")[2]
             result["judges"] = self._win_rates(decider)
             sft, ours = self._judged("sft"), self._judged(decider)
-            warnings = over_optimisation(sft, ours, self._curve())
+            if self.ctx.spec.learner not in FROM_RANKINGS:  # those never see the reward model
+                warnings = over_optimisation(sft, ours, self._curve())
             self._write_samples(decider)
             if self.oracle is not None and self.reward is not None:
                 policy = self._policy(needed(self.contestants[decider].load)())
