@@ -96,7 +96,7 @@ def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path, learner):
 
     others = [name for name in LEARNERS if name != learner]
     extra = [] if learner == "ppo" else ["ppo=null", f"{learner}={{}}"]
-    spec = load(tmp_path, ["pretrain={}", *extra]).spec
+    spec = load(tmp_path, ["pretrain={}", "label.labelers={}", "folds={}", *extra]).spec
     covered = set()
     for node in build_graph(spec):
         covered |= set(spec_slice(spec, node.paths))

@@ -43,6 +43,17 @@ def test_a_new_kl_coefficient_runs_ppo_and_what_reads_it(tmp_path, stages: Stage
     assert stages.names() == ["ppo.1", "evaluate", "export"]
 
 
+def test_folds_are_measured_without_training_anything_else_again(tmp_path, stages: Stages):
+    people = "label.labelers={}"
+    run(load(tmp_path, [people]))
+    stages.names()
+    run(load(tmp_path, [people, "folds={}"]))
+    assert stages.names() == ["folds"]
+    assert fates(tmp_path, people, "folds.count=3")["folds"] == "runs: folds.count 5 -> 3"
+    run(load(tmp_path, [people, "folds.count=3"]))
+    assert stages.names() == ["folds"]
+
+
 def test_going_back_takes_the_replaced_result(tmp_path, stages: Stages):
     run(load(tmp_path))
     first = (tmp_path / "runs/stages/ppo.1/done.json").read_text()

@@ -2,8 +2,8 @@
 
 import pytest
 
+from toolkit.stages.elements import split_by_prompt
 from toolkit.stages.label import ranks_of
-from toolkit.stages.reward import split_by_prompt
 from toolkit.stages.verdicts import over_optimisation, win_rate
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def _scan(spec: Spec) -> Scan:
         task = load_task(spec)
         prepared = prepare(spec, load_run_text(spec, task), task)
         found.counts, found.warnings = dict(prepared.counts), list(prepared.warnings)
+        found.problems += _too_few_labelers(spec, prepared.records)
     except (DataError, SpecError) as error:
         found.problems += error.problems
     if task is None:
@@ -79,6 +80,21 @@ def _scan(spec: Spec) -> Scan:
         except DataError as error:
             found.problems += error.problems
     return found
+
+
+def _too_few_labelers(spec: Spec, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
+    """Folds over the labelers of a file, where nobody else ranks, need one for each group."""
+    file = spec.data.rankings
+    if spec.folds is None or file is None or spec.label.labelers is not None:
+        return
+    rows = records.get("rankings", {}).get("all", [])
+    names = {row["labeler"] for row in rows if "labeler" in row}
+    if len(names) < spec.folds.count:
+        message = (
+            f"folds.count {spec.folds.count} asks for as many labelers, and the records name "
+            f"{len(names)}; give each record its labeler, or lower folds.count"
+        )
+        yield Problem(file.path, 0, 0, "labeler", message)
 
 
 def _keep(beside: Path, found: Scan) -> None:
@@ -99,8 +115,9 @@ def _keep(beside: Path, found: Scan) -> None:
 
 def _key(spec: Spec) -> str:
     """Return a digest of what the answer depends on: settings, and the contents of every file."""
+    groups = spec.folds.count if spec.folds is not None else 0
     settings = json.dumps(
-        [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path],
+        [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path, groups],
         sort_keys=True,
     )
     whole = hashlib.blake2b(settings.encode(), digest_size=16)

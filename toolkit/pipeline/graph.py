@@ -2,6 +2,7 @@
 
     data -> pretrain -> sft -> init -> for each round r: collect.r -> label.r -> reward.r
          -> select (once, after reward.1) -> LEARNER.r
+         with folds beside the last round's reward model, where asked for
     -> evaluate, export
 
 LEARNER is the stage that improves the policy; who reads it finds it under the key "learner".
@@ -28,6 +29,7 @@ VERSIONS: Mapping[str, int] = {
     "collect": 3,
     "label": 3,
     "reward": 5,
+    "folds": 1,
     "select": 2,
     "ppo": 4,
     "dpo": 1,
@@ -45,6 +47,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "collect": ("data", "pretrain", "sft", LEARNER),
     "label": ("data", "collect", "label"),
     "reward": ("data", "pretrain", "sft", "label"),
+    "folds": ("data", "pretrain", "sft", "label"),
     "select": ("data", "sft", "reward"),
     "ppo": ("data", "pretrain", "sft", "init", "reward", LEARNER),
     "dpo": ("data", "pretrain", "sft", "label"),
@@ -62,6 +65,7 @@ SLICES: Mapping[str, tuple[str, ...]] = {
     "collect": ("collect", "models.base", "text"),
     "label": ("label", "data.task"),
     "reward": ("reward", "models.base", "models.reward", "text"),
+    "folds": ("folds", "reward", "models.base", "models.reward", "text"),
     "select": ("sft.select_prompts", "models.reward_trained", "text"),
     "ppo": ("ppo", "models", "text", "label.fn", "data.task"),
     "dpo": ("dpo", "models.base", "text", "data.split.valid"),
@@ -117,6 +121,8 @@ def stages(spec: Spec) -> list[tuple[str, int]]:
     chosen = [("data", 0), *((kind, 0) for kind, section in start.items() if section)]
     for number in range(1, spec.rounds + 1):
         chosen += [(kind, number) for kind in _ranking(spec)]
+        if number == spec.rounds and spec.folds is not None:
+            chosen.append(("folds", 0))
         if number == 1 and spec.sft is not None and spec.sft.select == "reward":
             chosen.append(("select", 0))
         if spec.learner is not None:
@@ -203,7 +209,7 @@ def _files(spec: Spec, kind: str) -> Iterable[str]:
         yield from base
     if kind == "collect" and spec.collect is not None:
         yield from (s for s in spec.collect.sources if s not in ("base", "sft", "ppo"))
-    if kind in ("reward", "ppo"):
+    if kind in ("reward", "folds", "ppo"):
         yield from _folder(spec.models.reward)
     if kind in ("select", "ppo", "evaluate", "export"):
         yield from _folder(spec.models.reward_trained)

@@ -56,6 +56,8 @@ def optimizer_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
         return init_steps(init, counts.demonstrations)
     if node.kind == "ppo" and spec.ppo is not None:
         return ppo_optimizer_steps(spec.ppo)
+    if node.kind == "folds":
+        return fold_training_steps(spec, counts)
     return ranking_steps(spec, node, counts)
 
 
@@ -67,7 +69,8 @@ def ranking_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
     """
     if node.kind == "reward" and spec.reward.element == "pair":
         return None
-    section, prompts = _on_rankings(spec, node.kind), ranked_prompts(spec, node, counts)
+    section = _on_rankings(spec, node.kind)
+    prompts = training_rankings(spec, node.round, counts)
     if section is None or prompts is None:
         return None
     return reward_steps(section, round(prompts * (1.0 - spec.data.split.valid)))
@@ -76,6 +79,16 @@ def ranking_steps(spec: Spec, node: Node, counts: Counts) -> int | None:
 def _on_rankings(spec: Spec, kind: str) -> Reward | Dpo | Kto | None:
     sections = {"reward": spec.reward, "dpo": spec.dpo, "kto": spec.kto}
     return sections.get(kind)
+
+
+def fold_training_steps(spec: Spec, counts: Counts) -> int | None:
+    """Optimizer steps of folds, estimated: each fold trains without its share of the labelers."""
+    prompts = training_rankings(spec, spec.rounds, counts)
+    if prompts is None or spec.folds is None or spec.reward.element == "pair":
+        return None
+    count = spec.folds.count
+    each = prompts * (1.0 - spec.data.split.valid) * (1.0 - 1.0 / count)
+    return count * reward_steps(spec.reward, round(each))
 
 
 def work_text(spec: Spec, node: Node, counts: Counts) -> str:
@@ -87,6 +100,7 @@ def work_text(spec: Spec, node: Node, counts: Counts) -> str:
         "select": _select,
         "collect": _collect,
         "label": _label,
+        "folds": _folds,
         "ppo": _ppo,
         "evaluate": _evaluate,
     }
@@ -138,19 +152,32 @@ def _collect(spec: Spec, node: Node, counts: Counts) -> str:
     return f"{collect_prompts(spec, counts.prompts)} prompts, {answers} answers each"
 
 
-def ranked_prompts(spec: Spec, node: Node, counts: Counts) -> int | None:
-    """Ranked prompts of all rounds so far, collected or of data.rankings; None: unknown."""
+def ranked_prompts(spec: Spec, rounds: int, counts: Counts) -> int | None:
+    """Ranked prompts of so many rounds, collected or of data.rankings; None: unknown."""
     if spec.collect is not None and counts.prompts is None:
         return None
-    collected = node.round * collect_prompts(spec, counts.prompts or 0)
+    collected = rounds * collect_prompts(spec, counts.prompts or 0)
     if spec.data.rankings is not None and counts.rankings is None:
         return None
     return collected + (counts.rankings or 0)
 
 
+def training_rankings(spec: Spec, rounds: int, counts: Counts) -> int | None:
+    """Rankings by labelers who are not held out, estimated where several rank a prompt."""
+    prompts, people = ranked_prompts(spec, rounds, counts), spec.label.labelers
+    if prompts is None or people is None:
+        return prompts
+    given = counts.rankings or 0
+    each = 1.0 - people.overlap + people.overlap * (people.raters or people.count)
+    return given + round((prompts - given) * each * (1.0 - people.held_out / people.count))
+
+
 def _label(spec: Spec, node: Node, counts: Counts) -> str:
-    prompts = ranked_prompts(spec, node, counts)
-    return f"{prompts} prompts" if prompts is not None else ""
+    prompts = ranked_prompts(spec, node.round, counts)
+    if prompts is None:
+        return ""
+    people = spec.label.labelers
+    return f"{prompts} prompts" + (f", {people.count} labelers" if people is not None else "")
 
 
 def _from_rankings(spec: Spec, node: Node, counts: Counts) -> str:
@@ -158,6 +185,14 @@ def _from_rankings(spec: Spec, node: Node, counts: Counts) -> str:
     if section is None:
         return ""
     return _epochs(section.epochs) + ("" if steps is None else f", about {steps} steps")
+
+
+def _folds(spec: Spec, node: Node, counts: Counts) -> str:
+    if spec.folds is None:
+        return ""
+    steps = fold_training_steps(spec, counts)
+    models = f"{spec.folds.count} reward models"
+    return models if steps is None else f"{models}, about {steps} steps"
 
 
 def _ppo(spec: Spec, node: Node, counts: Counts) -> str:

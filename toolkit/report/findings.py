@@ -83,6 +83,7 @@ _LACKS = {
     "pretrain": "no pretraining loss",
     "sft": "no SFT loss",
     "reward": "no reward model accuracy",
+    "folds": "no accuracy on labelers the reward model never saw",
     "ppo": "no curves of the learner",
     "dpo": "no DPO curves",
     "kto": "no KTO curves",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from toolkit.report import plots, tables
 from toolkit.report.findings import before_after
+from toolkit.report.labelers import render_labelers
 from toolkit.report.load import Record, Run
 from toolkit.report.markup import esc, figure, folded, sample, section, table, tile, win_bar
 from toolkit.report.names import decisive, learner_of
@@ -25,6 +26,7 @@ def render_page(report: Record, run: Run) -> str:
         _samples(report["samples"], learner_of(report["evaluation"])),
         _learner(report, run),
         _reward(report["accuracy"]),
+        render_labelers(report["labels"], report["folds"]),
         section("Training", _panels(TRAINING, run)),
         _paper(report["deviations"]),
         _cost(report),

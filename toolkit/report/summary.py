@@ -28,6 +28,8 @@ def build_report(run: Run) -> Record:
         "missing": findings.missing(run),
         "evaluation": clean(evaluation),
         "accuracy": clean(accuracy),
+        "labels": clean(run.read("label", "labels.json")),
+        "folds": clean(run.read("folds", "folds.json")),
         "samples": clean(run.samples()),
         "stages": [_stage_record(stage) for stage in run.stages],
         "metrics": {s.name: metric_ranges(s.metrics) for s in run.stages if _counts(s)},

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.report import tables
+from toolkit.report.labelers import agreement_rows, fold_rows
 from toolkit.report.load import Record
 from toolkit.report.names import learner_of
 from toolkit.report.numbers import duration, memory
@@ -50,6 +51,10 @@ def print_report(report: Record, console: Console | None = None) -> None:
     accuracies = tables.accuracies(report["accuracy"])
     if accuracies:
         _print(out, ("reward model orders rightly", "accuracy", "pairs"), accuracies)
+    if agreement := agreement_rows(report["labels"]):
+        _print(out, ("order the same pair alike", "agreement", "pairs"), agreement)
+    if folds := fold_rows(report["folds"]):
+        _print(out, ("folds: reward model orders rightly for", "accuracy", "pairs"), folds)
     _print(out, ("stage", "state", "steps", "time", "peak memory"), stage_rows(report))
     if found := report["deviations"]:
         count = f"{len(found['recipe'])} values of the recipe differ from {found['preset']}"

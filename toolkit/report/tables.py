@@ -60,7 +60,8 @@ def win_rates(evaluation: Record) -> list[Row]:
 def accuracies(accuracy: Record) -> list[Row]:
     """Return (which comparisons, accuracy, number of pairs) of the reward model."""
     rows = []
-    for key, label in (("valid", "held-out"), ("train", "training")):
+    shown = {"valid": "held-out", "train": "training", "held_out_labelers": "held-out labelers"}
+    for key, label in shown.items():
         if key in accuracy:
             rows.append(_accuracy_row(label, accuracy[key]))
     for key, label in (("by_k", "held-out, K = {}"), ("by_length", "held-out, length {}")):

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.spec import rules_data, rules_learners, rules_models, rules_rounds, rules_stages
+from toolkit.spec import (
+    rules_data,
+    rules_labels,
+    rules_learners,
+    rules_models,
+    rules_rounds,
+    rules_stages,
+)
 from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.files import check_files
 from toolkit.spec.interpolate import interpolate
@@ -25,6 +32,7 @@ from toolkit.spec.yaml_tree import COMMAND_LINE, Mark, Path_
 
 RULES = (
     *rules_data.RULES,
+    *rules_labels.RULES,
     *rules_models.RULES,
     *rules_stages.RULES,
     *rules_rounds.RULES,

@@ -1,8 +1,8 @@
 """Every key of a spec: its type, default, range, unit and source.
 
-This file, `inputs.py`, `training.py` and `learners.py` are the whole vocabulary. A field is
-declared with `key(default, text)`; the loader walks these dataclasses to check a YAML tree,
-`docs/SPEC.md` and `show` are made from them. Nothing here imports torch.
+This file, `inputs.py`, `training.py`, `learners.py` and `labels.py` are the whole vocabulary. A
+field is declared with `key(default, text)`; the loader walks these dataclasses to check a YAML
+tree, `docs/SPEC.md` and `show` are made from them. Nothing here imports torch.
 
 A field whose type is another dataclass (or that | None) is a section. `Literal[...]` is a closed
 choice. Bounds are inclusive unless `open_low` is set. Sources: "C.1" ... "C.4" are appendix
@@ -27,6 +27,7 @@ from toolkit.spec.inputs import (
     Text,
     key,
 )
+from toolkit.spec.labels import Folds, Label, Labelers
 from toolkit.spec.learners import (
     FROM_RANKINGS,
     LEARNERS,
@@ -56,12 +57,14 @@ __all__ = [
     "Evaluate",
     "Export",
     "ExtraReward",
+    "Folds",
     "Gate",
     "Hardware",
     "Init",
     "Kl",
     "Kto",
     "Label",
+    "Labelers",
     "ModelFolder",
     "ModelSource",
     "Models",
@@ -140,18 +143,6 @@ class Collect:
     )
     sampling: Sampling = key(Sampling, "sampling settings")
     batch: int = key(256, "answers generated together", low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """Turn collected answers into rankings."""
-
-    by: Literal["oracle", "file", "model"] = key("oracle", "who ranks")
-    fn: str | None = key(
-        None, "oracle (prompts, responses) -> scores; null: the task's own", kind="function"
-    )
-    model: ModelFolder | None = key(None, "reward model that ranks, with by: model")
-    ties: bool = key(True, "equal scores are a tie; false: the earlier answer wins")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +250,9 @@ class Spec:
     )
     label: Label = key(Label, "who ranks")
     reward: Reward = key(Reward, "stage 2")
+    folds: Folds | None = key(
+        None, "accuracy of the reward model on labelers it never saw; null: not measured"
+    )
     ppo: Ppo | None = key(Ppo, "stage 3; null: dpo or kto, or stop after the reward model")
     dpo: Dpo | None = key(None, "stage 3 without a reward model, in place of ppo; null: none")
     kto: Kto | None = key(None, "stage 3 without a reward model, in place of ppo; null: none")

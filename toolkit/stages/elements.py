@@ -1,4 +1,4 @@
-"""What one element of a reward model's batch is, and how a batch is cut for a forward pass."""
+"""Rankings to batches: who trains, what is held out, what an element is, how a pass is cut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,33 @@ import numpy as np
 
 from toolkit.data.batches import cut_groups
 from toolkit.stages.shared import Record
+from toolkit.training.random import key_of
+
+
+def split_by_prompt(
+    records: list[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Hold out `share` of the prompts (users, where given).
+
+    Nobody stands on both sides, whatever the order. A record that the data stage put on a side
+    stays there.
+    """
+    train: list[Record] = []
+    valid: list[Record] = []
+    fixed = {r["prompt"]: r["split"] for r in records if "split" in r}
+    for record in records:
+        owner = str(record.get("user") or record["prompt"])
+        held = key_of(seed, "held-out rankings", owner) / 2**128 < share
+        drawn = "valid" if held else "train"
+        side = record.get("split") or fixed.get(record["prompt"], drawn)
+        (valid if side == "valid" else train).append(record)
+    return train, valid
+
+
+def by_trainer(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Part (rankings that may train, rankings of held-out labelers)."""
+    ours = [r for r in records if not r.get("labeler_held_out")]
+    return ours, [r for r in records if r.get("labeler_held_out")]
 
 
 def as_elements(records: list[Record], element: str, ties: str) -> list[Record]:

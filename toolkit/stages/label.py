@@ -1,21 +1,29 @@
 """Stage `label`: rank each prompt's answers, by an oracle, by a file, or by a reward model.
 
-Equal scores are a tie. A later round hands on all comparisons so far: those of the round before it,
-then its own; a record's `round` says when it was ranked, 0 for the rankings that came as a file.
+Equal scores are a tie. With `label.labelers` people with tastes of their own rank in the oracle's
+place, one for each prompt and several for some. A later round hands on all comparisons so far:
+those of the round before it, then its own; a record's `round` says when it was ranked, 0 for the
+rankings that came as a file. Writes rankings.jsonl, and labels.json: who ranked how much, how far
+they agree, and what they say of the answers.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from toolkit.data.agreement import agreement_of, labelers_of
 from toolkit.data.batches import collate
+from toolkit.data.labelers import Labeler, axes_of, who_ranks
+from toolkit.data.metadata import summarize_metadata
 from toolkit.data.oracle import load_oracle
 from toolkit.models.heads import Scorer
 from toolkit.models.load import load_scalar
 from toolkit.spec.errors import StageFailed
+from toolkit.spec.schema import Labelers
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.shared import Record, read_records, text_of, write_records
 
@@ -47,6 +55,9 @@ class Label:
     def step(self, i: int) -> dict[str, float]:
         """Score all answers, turn scores into ranks, add the rankings that there were."""
         scores = self._scores() if self.samples else []
+        judged = list(zip(self.samples, scores, strict=True))
+        if self.config.labelers is not None:
+            judged = self._by_labelers(self.config.labelers, judged)
         ranked = [
             {
                 **sample,
@@ -54,7 +65,7 @@ class Label:
                 "scores": own,
                 "ranks": ranks_of(own, ties=self.config.ties),
             }
-            for sample, own in zip(self.samples, scores, strict=True)
+            for sample, own in judged
         ]
         later = "label" in self.ctx.inputs
         self.records = self.given + ranked if later else ranked + self.given
@@ -78,6 +89,23 @@ class Label:
             )
         return oracle(prompts, responses, finished)
 
+    def _by_labelers(
+        self, settings: Labelers, judged: list[tuple[Record, list[float]]]
+    ) -> list[tuple[Record, list[float]]]:
+        """Return each ranking by each labeler who has that prompt, with the labeler's scores."""
+        ctx = self.ctx
+        people = [Labeler(settings, ctx.spec.seed, n) for n in range(settings.count)]
+        axes = axes_of(ctx.spec)([sample["prompt"] for sample, _ in judged])
+        out = []
+        for at, ((sample, oracle), axis) in enumerate(zip(judged, axes, strict=True)):
+            for number in who_ranks(settings, ctx.spec.seed, "label", ctx.round, at):
+                person = people[number]
+                answers = zip(sample["responses"], oracle, strict=True)
+                own = [person.score(sample["prompt"], axis, *answer) for answer in answers]
+                signed = sample | {"labeler": person.name, "oracle": oracle}
+                out.append((signed | ({"labeler_held_out": True} if person.held_out else {}), own))
+        return out
+
     def _by_model(self) -> list[float]:
         assert self.config.model is not None
         model = load_scalar(Path(self.config.model.path), self.text, self.ctx.device)
@@ -99,10 +127,18 @@ class Label:
         """One step: nothing to continue."""
 
     def finish(self) -> StageResult:
-        """Write the rankings."""
+        """Write the rankings, and what is known of those who made them."""
         write_records(self.ctx.work / "rankings.jsonl", self.records)
         tied = sum(len(r["ranks"]) - len(set(r["ranks"])) > 0 for r in self.records)
-        return StageResult(summary={"prompts": len(self.records), "prompts_with_ties": tied})
+        labels = {
+            "labelers": labelers_of(self.records),
+            "agreement": agreement_of(self.records),
+            "metadata": summarize_metadata(self.records),
+        }
+        (self.ctx.work / "labels.json").write_text(json.dumps(labels, indent=1), encoding="utf-8")
+        summary: dict[str, Any] = {"prompts": len(self.records), "prompts_with_ties": tied}
+        known = {name: value for name, value in labels.items() if value}
+        return StageResult(summary=summary | known)
 
 
 def ranks_of(scores: list[float], *, ties: bool) -> list[int]:

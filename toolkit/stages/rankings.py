@@ -25,7 +25,7 @@ from toolkit.models.save import save_model
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Dpo, Kto
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.reward import split_by_prompt
+from toolkit.stages.elements import by_trainer, split_by_prompt
 from toolkit.stages.shared import (
     Record,
     language_model_state,
@@ -84,7 +84,8 @@ class FromRankings(ABC):
         ctx, config, hardware = self.ctx, self.config, self.ctx.spec.hardware
         self.text = text_of(ctx)
         records = read_records(ctx.inputs["label"] / "rankings.jsonl")
-        self.train, self.valid = split_by_prompt(records, ctx.spec.data.split.valid, ctx.spec.seed)
+        ours, _ = by_trainer(records)
+        self.train, self.valid = split_by_prompt(ours, ctx.spec.data.split.valid, ctx.spec.seed)
         if not any(len(set(r["ranks"])) > 1 for r in self.train):
             raise StageFailed(
                 f"{ctx.name}: none of the {len(self.train)} training prompts has two answers of "

@@ -28,7 +28,14 @@ from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.elements import as_elements, by_answers, length_range, tokens
+from toolkit.stages.elements import (
+    as_elements,
+    by_answers,
+    by_trainer,
+    length_range,
+    split_by_prompt,
+    tokens,
+)
 from toolkit.stages.shared import (
     Record,
     language_model_state,
@@ -43,7 +50,7 @@ from toolkit.stages.shared import (
 from toolkit.training.device import move, read_rows
 from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater
-from toolkit.training.random import Order, Stream, key_of
+from toolkit.training.random import Order, Stream
 
 _CHUNK = 256  # answers scored together after training
 _CENTRE_ON = 2048  # demonstrations that centre the scores; its error is then 2 % of their spread
@@ -55,13 +62,29 @@ class Reward:
     def __init__(self, ctx: StageContext) -> None:
         """Remember the context."""
         self.ctx, self.config, self.stream = ctx, ctx.spec.reward, stream_of(ctx)
+        self.others: list[Record] = []  # rankings of held-out prompts by held-out labelers
 
     def setup(self) -> int:
         """Load the rankings, hold some prompts out, put a scalar head on the backbone."""
+        spec = self.ctx.spec
+        records = read_records(self.ctx.inputs["label"] / "rankings.jsonl")
+        train, valid = split_by_prompt(records, spec.data.split.valid, spec.seed)
+        valid, self.others = by_trainer(valid)
+        return self.begin(by_trainer(train)[0], valid)
+
+    def begin(self, train: list[Record], valid: list[Record]) -> int:
+        """Make the model and its optimizer; return the number of steps.
+
+        Args:
+            train: rankings to learn from.
+            valid: rankings of held-out prompts by the same labelers.
+
+        Raises:
+            StageFailed: there is nothing to learn.
+        """
         ctx, config = self.ctx, self.config
         self.text = text_of(ctx)
-        records = read_records(ctx.inputs["label"] / "rankings.jsonl")
-        self.train, self.valid = split_by_prompt(records, ctx.spec.data.split.valid, ctx.spec.seed)
+        self.train, self.valid = train, valid
         if not any(len(set(r["ranks"])) > 1 for r in self.train):
             raise StageFailed(
                 f"reward: none of the {len(self.train)} training prompts has two answers of "
@@ -114,7 +137,7 @@ class Reward:
             "lr": lr,
         }
         if place == self.per_epoch - 1:
-            held = self._measure(self.valid)
+            held = self.measure(self.valid)
             self.by_epoch.append(held)
             values.update({f"valid_{key}": v for key, v in held.items() if key != "pairs"})
         tokens = sum(len(ids) for r in records for ids in r["responses_ids"])
@@ -208,12 +231,14 @@ class Reward:
 
     def _accuracy(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"score_offset": self.model.config.score_offset}
-        parts["train"] = self._measure(self.train[:_CENTRE_ON])
+        parts["train"] = self.measure(self.train[:_CENTRE_ON])
         scores = self._scores(self.valid)
-        parts["valid"] = self._measure(self.valid, scores)
+        parts["valid"] = self.measure(self.valid, scores)
         parts["by_k"] = self._by(scores, lambda record: str(len(record["ranks"])))
         parts["by_labeler"] = self._by(scores, lambda record: record.get("labeler"))
         parts["by_length"] = self._by(scores, length_range(self.valid))
+        if self.others:
+            parts["held_out_labelers"] = self.measure(self.others)
         if scores:
             flat = torch.cat(scores).cpu().numpy()
             counts, edges = np.histogram(flat, bins=24)
@@ -227,7 +252,7 @@ class Reward:
             if (name := name_of(record)) is not None:
                 groups.setdefault(str(name), []).append(place)
         return {
-            name: self._measure([self.valid[p] for p in places], [scores[p] for p in places])
+            name: self.measure([self.valid[p] for p in places], [scores[p] for p in places])
             for name, places in sorted(groups.items())
         }
 
@@ -239,7 +264,7 @@ class Reward:
             scores += flat.split([len(r["ranks"]) for r in part])
         return scores
 
-    def _measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
+    def measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
         """Accuracy over all comparable pairs of the records."""
         if not records:
             return {"pairs": 0}
@@ -260,26 +285,6 @@ class Reward:
             f"{gate.accuracy}; "
             "collect more comparisons, train longer, or lower the gate"
         )
-
-
-def split_by_prompt(
-    records: list[Record], share: float, seed: int
-) -> tuple[list[Record], list[Record]]:
-    """Hold out `share` of the prompts (users, where given).
-
-    Nobody stands on both sides, whatever the order. A record that the data stage put on a side
-    stays there.
-    """
-    train: list[Record] = []
-    valid: list[Record] = []
-    fixed = {r["prompt"]: r["split"] for r in records if "split" in r}
-    for record in records:
-        owner = str(record.get("user") or record["prompt"])
-        held = key_of(seed, "held-out rankings", owner) / 2**128 < share
-        drawn = "valid" if held else "train"
-        side = record.get("split") or fixed.get(record["prompt"], drawn)
-        (valid if side == "valid" else train).append(record)
-    return train, valid
 
 
 STAGE = Reward
