@@ -79,9 +79,11 @@ def _run(
     gradients = _linear.Gradients(hidden, weight, bias, wants, chunks, head, weight_grad)
     with checks.headed(op):
         parts = _run_chunks(hidden, head, reference, chunks, kept, denominators, scalars, gradients)
+    # First of all, into the room that the workspaces have just left.
+    grads = gradients.finish()
     loss, values = merge_chunks(*parts, chunks, kept.mask, denominators[0])
     dtype = registry.result_dtype(hidden)
-    return (loss.to(dtype), values.to(dtype), *gradients.finish())
+    return loss.to(dtype), values.to(dtype), *grads
 
 
 def _run_chunks(

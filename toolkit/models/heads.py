@@ -96,13 +96,18 @@ class Policy:
             terms: as in `rlhf_kernels.ppo_loss_from_logits`.
         """
         with self._computing(batch):
-            rows, targets = self._rows(batch)
-            every = torch.ones_like(targets, dtype=torch.bool)
-            tokens = (old_logprobs, advantages, every)
             terms = {"temperature": self.temperature, **terms}
-            loss, stats = self.output.policy_loss(rows, targets, tokens, terms)
+            loss, stats = self._policy_loss(batch, old_logprobs, advantages, terms)
         loss.backward()
         return loss.detach(), stats
+
+    def _policy_loss(
+        self, batch: Batch, old_logprobs: Tensor, advantages: Tensor, terms: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Forward alone, so that the rows are gone before the backward pass."""
+        rows, targets = self._rows(batch)
+        tokens = (old_logprobs, advantages, torch.ones_like(targets, dtype=torch.bool))
+        return self.output.policy_loss(rows, targets, tokens, terms)
 
     def answer_logprobs(self, batch: Batch) -> Tensor:
         """Return the log-prob of each whole response, nats, fp32 [B], differentiable."""
