@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tiny import tiny_model, tiny_text
 from toolkit.data.batches import collate
+from toolkit.data.tasks.base import EOS, make_word_tokenizer
+from toolkit.data.template import make_template
+from toolkit.data.tokenize import make_text
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
@@ -26,6 +30,12 @@ def text():
 @pytest.fixture
 def batch(text):
     return collate(PROMPTS, RESPONSES, text.pad_id)
+
+
+def wide_text():
+    """A vocabulary so large that no other weight of a narrow model has as many numbers."""
+    words = make_word_tokenizer([f"w{i}" for i in range(999)])
+    return make_text(words, make_template("{prompt} {response}"), EOS)
 
 
 def untied_llama(text):
@@ -124,3 +134,48 @@ def test_twice_prepared_is_prepared_once(text):
     add_looked_up_rows(model)
     add_looked_up_rows(model)
     assert len(model.get_input_embeddings()._forward_hooks) == 1
+
+
+class Tables(TorchDispatchMode):
+    """Remembers which calls return new memory of a whole table's size."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.calls = size, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if is_dense(x)}
+        for x in out if isinstance(out, (tuple, list)) else (out,):
+            large = is_dense(x) and x.numel() >= self.size
+            if large and x.untyped_storage().data_ptr() not in given:
+                self.calls.append(func.__name__)
+        return out
+
+
+def is_dense(x):
+    return isinstance(x, torch.Tensor) and x.layout == torch.strided
+
+
+def tables_of_a_step(model, text, batch, **hardware):
+    """Calls that made a table in a PPO step of two micro-batches."""
+    policy = Policy(model, text.vocab, Hardware(micro_batch=2, **hardware))
+    old = torch.full((batch.tokens,), -2.0)
+    with Tables(text.vocab * model.get_input_embeddings().embedding_dim) as seen:
+        for _, micro in policy.micro(batch):
+            n = micro.tokens
+            policy.backward_policy_loss(micro, old[:n], old[:n], cliprange=0.2, denominator=n)
+        updater = Updater(model, Optimizer(), 1e-3)
+        seen.calls.append("then")
+        updater.step(lambda norm: None)
+    return seen.calls
+
+
+def test_a_ppo_step_makes_a_gradient_and_two_moments_and_no_other_table(batch):
+    text = wide_text()
+    narrow = {"n_embd": 4, "n_head": 1, "n_layer": 1}
+    calls = tables_of_a_step(tiny_model(text, **narrow), text, batch)
+    zeros = "zeros_like.default"
+    assert calls == [zeros, "then", zeros, zeros]
+    plain = tables_of_a_step(tiny_model(text, **narrow), text, batch, fused_head=False)
+    assert "embedding_dense_backward.default" in plain
