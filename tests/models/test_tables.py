@@ -179,3 +179,15 @@ def test_a_ppo_step_makes_a_gradient_and_two_moments_and_no_other_table(batch):
     assert calls == [zeros, "then", zeros, zeros]
     plain = tables_of_a_step(tiny_model(text, **narrow), text, batch, fused_head=False)
     assert "embedding_dense_backward.default" in plain
+
+
+@pytest.mark.parametrize("make", [tiny_model, untied_llama])
+def test_log_probs_of_whole_answers_have_autograds_gradients(text, batch, make):
+    found = []
+    for fused in (True, False):
+        model = make(text)
+        policy = Policy(model, text.vocab, Hardware(fused_head=fused))
+        for _ in range(2):
+            policy.answer_logprobs(batch).square().sum().backward()
+        found.append(gradients(model))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
