@@ -131,6 +131,9 @@ def test_the_kto_step_is_the_gradient_of_the_formula_answer_by_answer(stages, tm
     records = moved(stage)
     with torch.no_grad():
         mismatched = plain_ratios(stage, records, stage._taken(3, 1)).mean().item()
+    kl, count = stage.shared(3, records)
+    assert kl.item() == pytest.approx(mismatched, abs=1e-4)
+    assert count == sum(sign != 0 for r in records for sign in signs_of(r["ranks"]))
     truth = plain_kto(plain_ratios(stage, records), records, 0.3, max(0.0, mismatched))
     truth.backward()
     expected = gradients(stage)
