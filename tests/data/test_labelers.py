@@ -13,7 +13,7 @@ PROMPTS = [f"prompt {at}" for at in range(2000)]
 
 
 def people(seed=1, **settings):
-    chosen = Labelers(**settings)
+    chosen = Labelers(**{"taste": 0.3, "noise": 0.3} | settings)
     return [Labeler(chosen, seed, number) for number in range(chosen.count)]
 
 
