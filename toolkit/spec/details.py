@@ -162,7 +162,7 @@ def _reward_model() -> Iterator[Detail]:
     yield Detail(
         13, _REWARD, "one pass over the rankings, the rate down to a tenth",
         ("reward.epochs", "reward.lr", "reward.schedule.name", "reward.schedule.floor"),
-        ("toolkit/stages/reward.py:Reward.setup", "toolkit/training/optim.py:make_updater"),
+        ("toolkit/stages/reward.py:Reward.begin", "toolkit/training/optim.py:make_updater"),
     )  # fmt: skip
     yield Detail(
         14, _REWARD, "after training, demonstrations score 0 on average",
