@@ -49,7 +49,8 @@ _STYLE = {
 
 
 @contextmanager
-def _figure(width: float = 4.2, height: float = 2.15) -> Iterator[Figure]:
+def svg_figure(width: float = 4.2, height: float = 2.15) -> Iterator[Figure]:
+    """Open a figure of this size in inches, in the report's style."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -63,7 +64,7 @@ def draw_panel(panel: Panel, metrics: Sequence[Record]) -> str:
     drawn = [(line, points) for line, points in drawn if points]
     if not drawn:
         return ""
-    with _figure() as figure:
+    with svg_figure() as figure:
         axes = figure.subplots()
         for line, points in drawn:
             _draw_curve(axes, points, line.label, TONES[line.tone])
@@ -142,7 +143,7 @@ def draw_frontier(points: Sequence[Record]) -> str:
     judges = [("score", "reward model's score", TONES["main"])]
     if all(is_number(point.get("oracle")) for point in points):
         judges.append(("oracle", "oracle score", TONES["second"]))
-    with _figure(4.4 * len(judges), 2.5) as figure:
+    with svg_figure(4.4 * len(judges), 2.5) as figure:
         for axes, (key, label, colour) in zip(
             figure.subplots(1, len(judges), squeeze=False)[0], judges, strict=True
         ):
@@ -176,7 +177,7 @@ def draw_judges(models: Record, names: Sequence[tuple[str, str]]) -> str:
     shown = [j for j in judges if all(is_number(models[n].get(j[0])) for n, _ in names)]
     if len(names) < 2 or "oracle" not in dict(shown):
         return ""
-    with _figure(1.9 * len(shown), 2.2) as figure:
+    with svg_figure(1.9 * len(shown), 2.2) as figure:
         for axes, (judge, title) in zip(figure.subplots(1, len(shown)), shown, strict=True):
             values = [models[n][judge] for n, _ in names]
             tones = [SFT_TONE if n == "sft" else PPO_TONE for n, _ in names]
@@ -196,7 +197,7 @@ def draw_histogram(histogram: Record) -> str:
     edges, counts = histogram.get("edges") or [], histogram.get("counts") or []
     if not counts or len(edges) != len(counts) + 1:
         return ""
-    with _figure() as figure:
+    with svg_figure() as figure:
         axes = figure.subplots()
         axes.stairs(counts, edges, fill=True, color="#93b8d8", edgecolor=TONES["main"])
         axes.axvline(0, color="#64748b", linewidth=0.8, linestyle=(0, (4, 3)))

@@ -35,7 +35,7 @@ def print_report(report: Record, console: Console | None = None) -> None:
         out.print(Text(f"not yet: {text}", style="dim"))
     header, rows = tables.comparison(report["evaluation"])
     if rows:
-        _print(out, header, rows)
+        print_table(out, header, rows)
         out.print(Text("* these weights decide the win rate", style="dim"))
     wins = tables.win_rates(report["evaluation"])
     if wins:
@@ -47,15 +47,15 @@ def print_report(report: Record, console: Console | None = None) -> None:
             "ties",
             "losses",
         )
-        _print(out, head, wins)
+        print_table(out, head, wins)
     accuracies = tables.accuracies(report["accuracy"])
     if accuracies:
-        _print(out, ("reward model orders rightly", "accuracy", "pairs"), accuracies)
+        print_table(out, ("reward model orders rightly", "accuracy", "pairs"), accuracies)
     if agreement := agreement_rows(report["labels"]):
-        _print(out, ("order the same pair alike", "agreement", "pairs"), agreement)
+        print_table(out, ("order the same pair alike", "agreement", "pairs"), agreement)
     if folds := fold_rows(report["folds"]):
-        _print(out, ("folds: reward model orders rightly for", "accuracy", "pairs"), folds)
-    _print(out, ("stage", "state", "steps", "time", "peak memory"), stage_rows(report))
+        print_table(out, ("folds: reward model orders rightly for", "accuracy", "pairs"), folds)
+    print_table(out, ("stage", "state", "steps", "time", "peak memory"), stage_rows(report))
     if found := report["deviations"]:
         count = f"{len(found['recipe'])} values of the recipe differ from {found['preset']}"
         out.print(Text(f"{count}; the page lists them", style="dim"))
@@ -82,7 +82,10 @@ def _peak(stage: Record) -> str:
     return own if there is None else f"{own}, GPU {memory(there)}"
 
 
-def _print(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a header; nothing without rows."""
+    if not rows:
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
