@@ -128,7 +128,8 @@ def _tokens_and_sampling() -> Iterator[Detail]:
     yield Detail(
         7, _SAMPLING, "logits are divided by the temperature in every log-prob of PPO",
         ("ppo.temperature", "collect.sampling.temperature"),
-        ("toolkit/models/heads.py:Policy.logprobs", "toolkit/models/heads.py:Policy.backward_policy_loss",
+        ("toolkit/models/heads.py:Policy.logprobs",
+         "toolkit/models/heads.py:Policy.backward_policy_loss",
          "toolkit/rollout.py:_draw"),
     )  # fmt: skip
     yield Detail(
