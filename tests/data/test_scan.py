@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.data.scan import scan
-from toolkit.spec.schema import Data, Spec, Task
+from toolkit.spec.schema import Data, Folds, Label, Labelers, Spec, Task
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,19 @@ def test_nothing_held_out_is_a_problem_while_the_run_evaluates(write, spec_of) -
     (problem,) = scan(spec).problems
     assert "no prompts are held out, so nothing can be evaluated" in problem.message
     assert not scan(replace(spec, evaluate=None)).problems
+    assert scan(spec).problems  # what was kept of the spec without does not hide it
+
+
+def test_folds_ask_for_a_labeler_in_the_records_for_each_group(write, spec_of) -> None:
+    rows = [
+        {"prompt": f"p{at}", "responses": ["a", "b"], "ranks": [1, 2], "labeler": f"l{at % 2}"}
+        for at in range(6)
+    ]
+    path = write("r.jsonl", *rows, {"prompt": "q", "chosen": "a", "rejected": "b"})
+    spec = replace(spec_of(rankings=path), evaluate=None)
+    assert not scan(spec).problems
+    assert not scan(replace(spec, folds=Folds(count=2))).problems
+    (problem,) = scan(replace(spec, folds=Folds(count=3))).problems
+    assert (problem.file, problem.path) == (path, "labeler")
+    assert "folds.count 3 asks for as many labelers, and the records name 2" in problem.message
+    assert not scan(replace(spec, folds=Folds(count=3), label=Label(labelers=Labelers()))).problems

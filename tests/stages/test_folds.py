@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -16,7 +17,7 @@ from toolkit.spec.errors import StageFailed
 from toolkit.spec.load import load_spec
 from toolkit.stages.context import StageContext
 from toolkit.stages.folds import Folds, make_folds, summarize
-from toolkit.stages.label import ranks_of
+from toolkit.stages.label import Label, ranks_of
 from toolkit.stages.reward import Reward
 from toolkit.training.loop import configure
 
@@ -62,6 +63,29 @@ def test_every_collected_prompt_is_ranked_by_one_labeler_and_some_by_all(out, ra
     assert sum(labels["labelers"].values()) == len(rankings)
     assert set(labels["agreement"]) == {"all", "training", "between"}
     assert 0.3 < labels["agreement"]["all"]["agreement"] < 0.95
+
+
+def test_rankings_of_people_have_their_agreement_and_ratings_computed_too(out, tmp_path):
+    given, work = tmp_path / "data", tmp_path / "work"
+    shutil.copytree(out / "stages/data/tokenizer", given / "tokenizer")
+    work.mkdir()
+    ids = {"prompt_ids": [0, 8], "responses_ids": [[0, 9], [1, 9]], "finished": [True, True]}
+    rows = [
+        {"prompt": "a>", "responses": ["a", "b"], "ranks": ranks, "labeler": name, **ids,
+         "source": ["sft", "ppo"], "metadata": [{"quality": 3}, {"quality": at}]}
+        for at, (name, ranks) in enumerate({"ann": [1, 2], "bob": [1, 2], "cid": [2, 1]}.items(), 4)
+    ]  # fmt: skip
+    (given / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ctx = dataclasses.replace(context(out, "label", work), inputs={"data": given}, round=1)
+    stage = Label(ctx)
+    stage.setup()
+    stage.step(0)
+    summary = stage.finish().summary
+    assert summary["agreement"]["all"]["agreement"] == pytest.approx(1 / 3)
+    assert summary["metadata"]["sft"] == {"rated": 3, "quality": 3.0, "flags": {}}
+    assert summary["metadata"]["ppo"] == {"rated": 3, "quality": 5.0, "flags": {}}
+    kept = [json.loads(line) for line in (work / "rankings.jsonl").read_text().splitlines()]
+    assert [row["metadata"] for row in kept] == [row["metadata"] for row in rows]
 
 
 def test_held_out_labelers_train_no_reward_model_and_judge_it(out, tmp_path):

@@ -115,9 +115,9 @@ def _keep(beside: Path, found: Scan) -> None:
 
 def _key(spec: Spec) -> str:
     """Return a digest of what the answer depends on: settings, and the contents of every file."""
-    groups = spec.folds.count if spec.folds is not None else 0
+    asked = [spec.evaluate is not None, spec.folds and spec.folds.count, bool(spec.label.labelers)]
     settings = json.dumps(
-        [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path, groups],
+        [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path, asked],
         sort_keys=True,
     )
     whole = hashlib.blake2b(settings.encode(), digest_size=16)
