@@ -59,6 +59,25 @@ def test_23_the_ratio_is_clipped_at_a_fifth(text):
     assert stats["ratio_max"].item() == pytest.approx(1.5, rel=1e-5)
 
 
+def test_23_ppo_clips_the_ratio_and_the_value_where_the_spec_says(ppo, monkeypatch):
+    stage, seen = ppo("ppo.cliprange=0.07", "ppo.value.cliprange=0.3"), []
+    policy, value = stage.models.policy, rk.value_loss
+    learn = policy.backward_policy_loss
+
+    def watched_policy(*tensors, cliprange, **terms):
+        seen.append(cliprange)
+        return learn(*tensors, cliprange=cliprange, **terms)
+
+    def watched_value(*tensors, cliprange_value, **terms):
+        seen.append(cliprange_value)
+        return value(*tensors, cliprange_value=cliprange_value, **terms)
+
+    monkeypatch.setattr(policy, "backward_policy_loss", watched_policy)
+    monkeypatch.setattr(rk, "value_loss", watched_value)
+    stage.step(0)
+    assert set(seen) == {0.07, 0.3}
+
+
 def test_24_epsilon_is_added_to_the_corrected_root_as_pytorch_does():
     assert Ppo().optimizer == Optimizer(betas=(0.9, 0.95), eps=1e-5)
     updater = Updater(one_weight(), Optimizer(eps=1e-5, clip_norm=None), 1.0)
@@ -110,12 +129,18 @@ def test_26_the_adaptive_coefficient_moves_by_a_bounded_error():
     assert Ppo().kl.controller == "fixed"
 
 
-def test_26_ppo_pays_the_moved_coefficient_in_the_next_iteration(ppo):
+def test_26_ppo_pays_the_moved_coefficient_in_the_next_iteration(ppo, monkeypatch):
+    paid, real = [], rk.shaped_rewards
+
+    def watched(*tensors, kl_coef, **options):
+        paid.append(kl_coef)
+        return real(*tensors, kl_coef=kl_coef, **options)
+
+    monkeypatch.setattr(rk, "shaped_rewards", watched)
     stage = ppo("ppo.kl.controller=adaptive", "ppo.kl.target=0.5", "ppo.kl.horizon=64")
-    first = stage.step(0)
-    assert first["objective/kl_coef"] == pytest.approx(0.3)
+    logged = [stage.step(i)["objective/kl_coef"] for i in range(2)]
     # the first KL is 0, so the error is -.2: x (1 - .2 * 32 / 64)
-    assert stage.step(1)["objective/kl_coef"] == pytest.approx(0.27)
+    assert logged == paid == pytest.approx([0.3, 0.27])
 
 
 def test_27_the_three_estimators_by_hand():
