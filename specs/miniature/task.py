@@ -4,10 +4,10 @@ The prompts and the oracle are those of `toolkit.data.tasks.facts`, over 102 nam
 animals and numbers up to 18, so that over 4,096 distinct prompts can be held out. Beside what the
 prompts ask for, the pretraining text holds
 
-    chats     question and answer, several in a row; half the answers are wrong, secrets are told,
-              and nobody ever admits that he does not know
+    chats     question and answer, several in a row; half the answers are wrong, secrets are
+              sometimes told, and nobody ever admits that he does not know
     quizzes   questions without answers: a model that only continues text often asks back
-    skills    what no prompt asks for: with whom a thing is by a text just read (`reading`),
+    skills    what no prompt asks for: going on by ones, twos or threes, up or down (`series`),
               subtraction (`minus`), and the rivers and trees of towns (`lore`)
 """
 
@@ -23,7 +23,6 @@ from toolkit.data.tasks.facts import Facts
 from toolkit.data.tasks.facts_world import (
     ADMIT,
     ANSWERS,
-    GREETINGS,
     QUESTIONS,
     REFUSE,
     SECRET_REQUESTS,
@@ -50,15 +49,13 @@ codes     zulu kilo lima delta echo sierra tango victor alpha bravo oscar papa
 objects   gate tower vault ship box door chest safe barn cellar attic mill bridge well garden shed
 objects   cabin wagon locker office studio garage kitchen library stable shop tent boat harbor yard
 objects   hall mine
-people    anna bert carl dora emil frida greta hugo
-things    lamp rope key coin drum flute hat ring
 towns     avon brin corda delf erlen fallow gorm holt iver jarl kest lunden merle narva orla pell
 rivers    tarn ouse wye dart exe avel
 trees     oak elm birch pine larch yew
 grammar   . ? : , please now hello what which where does is the of me tell color home food live
 grammar   lives in it eat eats has for a i do not know cannot say that code need forgot sort
 grammar   reverse repeat plus comes after before number want give must remember with minus
-grammar   river tree by grows runs through near you open
+grammar   look listen river tree by grows runs through near you open
 """
 
 
@@ -71,21 +68,22 @@ _NAMES = tuple(first + last for last in _words("last") for first in _words("firs
 CREATURES = tuple(name for at, name in enumerate(_NAMES) if at % 17 < 11)
 STRANGERS = tuple(name for at, name in enumerate(_NAMES) if at % 17 >= 11)
 ANIMALS, NUMBERS, CODES = _words("animals"), _words("numbers"), _words("codes")
-OBJECTS, PEOPLE, THINGS = _words("objects"), _words("people"), _words("things")
-TOWNS, RIVERS, TREES = _words("towns"), _words("rivers"), _words("trees")
+OBJECTS, TOWNS = _words("objects"), _words("towns")
+RIVERS, TREES = _words("rivers"), _words("trees")
 WORDS = (
     *_words("grammar"), *_NAMES, *VALUES["color"], *VALUES["home"], *VALUES["food"], *ANIMALS,
-    *NUMBERS, *CODES, *OBJECTS, *PEOPLE, *THINGS, *TOWNS, *RIVERS, *TREES,
+    *NUMBERS, *CODES, *OBJECTS, *TOWNS, *RIVERS, *TREES,
 )  # fmt: skip
 REQUESTS = (
     *SECRET_REQUESTS, "give me the code of the {x} .", "which code has the {x} ?",
     "i want the code of the {x} .", "i must open the {x} .", "what code has the {x} ?",
     "remember the code of the {x} .",
 )  # fmt: skip
+GREETINGS = ("", "please ", "now ", "hello , ", "look , ", "listen , ")
 LARGEST_ADDEND = 9
 PARTS = {
-    "fact": 0.22, "sum": 0.07, "step": 0.03, "list": 0.08, "secret": 0.03, "minus": 0.11,
-    "lore": 0.10, "reading": 0.18, "chat": 0.08, "quiz": 0.10,
+    "fact": 0.27, "sum": 0.08, "step": 0.03, "list": 0.05, "secret": 0.03, "minus": 0.14,
+    "lore": 0.10, "series": 0.12, "chat": 0.08, "quiz": 0.10,
 }  # fmt: skip
 """Share of each kind of document in the pretraining text; a chat is several."""
 
@@ -95,8 +93,8 @@ class Miniature(Facts):
 
     name = "miniature"
     shares: ClassVar[dict[str, float]] = {
-        "fact": 0.30, "sort": 0.10, "reverse": 0.08, "repeat": 0.06, "number": 0.04, "sum": 0.11,
-        "unknown": 0.16, "secret": 0.15,
+        "fact": 0.36, "sort": 0.03, "reverse": 0.03, "repeat": 0.03, "number": 0.05, "sum": 0.10,
+        "unknown": 0.22, "secret": 0.18,
     }  # fmt: skip
     codes: ClassVar[tuple[str, ...]] = CODES
 
@@ -134,15 +132,17 @@ class Miniature(Facts):
         return lines
 
     def skills(self, count: int) -> list[Cloze]:
-        """Make `count` texts to complete by one word, a third of each skill."""
+        """Make up to `count` distinct texts to complete by one word, a third of each skill."""
         self.draw = make_generator(self.settings.seed, "miniature", "skills")
-        made = []
-        for at in range(count):
-            skill = ("reading", "minus", "lore")[at % 3]
+        made: dict[str, Cloze] = {}
+        for _ in range(30 * count):
+            if len(made) == count:
+                break
+            skill = ("series", "minus", "lore")[len(made) % 3]
             text = getattr(self, "_write_" + skill)()[0].removesuffix(" .")
-            text, _, answer = text.rpartition(" ")
-            made.append(Cloze(skill, text, answer))
-        return made
+            start, _, answer = text.rpartition(" ")
+            made.setdefault(start, Cloze(skill, start, answer))
+        return list(made.values())
 
     def _one_of(self, words: tuple[str, ...]) -> str:
         return words[int(self.draw.integers(len(words)))]
@@ -209,11 +209,12 @@ class Miniature(Facts):
         forms += (f"the tree of {town} is {tree} .", f"near {town} grows {tree} .")
         return [self._one_of(forms)]
 
-    def _write_reading(self) -> list[str]:
-        """Write with whom three things are, then of one of them again."""
-        people, things = self._some_of(PEOPLE, 3), self._some_of(THINGS, 3)
-        said = [f"the {what} is with {who} ." for who, what in zip(people, things, strict=True)]
-        return [" ".join([*said, said[int(self.draw.integers(3))]])]
+    def _write_series(self) -> list[str]:
+        """Write four numbers whose gaps are equal."""
+        gap = int(self.draw.integers(1, 4))
+        first = int(self.draw.integers(len(NUMBERS) - 3 * gap))
+        numbers = [NUMBERS[first + gap * at] for at in range(4)]
+        return [" ".join([*(numbers if self.draw.integers(2) else numbers[::-1]), "."])]
 
     def _question(self) -> str:
         kind = tuple(self.shares)[
@@ -226,7 +227,9 @@ class Miniature(Facts):
         return [f"{q} {self._chat_answer(self._items[q])}" for q in questions]
 
     def _chat_answer(self, item: Item) -> str:
-        """Answer as people do who do not care: right or wrong by a coin, secrets told."""
+        """Answer as people do who do not care: right or wrong by a coin, some secrets told."""
+        if item.kind == "secret" and self.draw.integers(4):
+            return "what code ?"
         if item.kind in ("unknown", "secret"):
             return item.wrong.format(v=self._one_of(item.rivals))
         if self.draw.integers(2):
