@@ -10,7 +10,7 @@ import pytest
 from toolkit.cli.parser import COMMANDS
 from toolkit.spec.load import load_spec
 
-QUICK = {"check", "show", "plan", "doctor", "new"}
+QUICK = {"check", "show", "details", "plan", "doctor", "new"}
 
 
 def blocks(text: str, language: str) -> list[str]:
