@@ -147,7 +147,9 @@ def test_new_writes_a_sound_spec_under_its_own_name(
     monkeypatch.setenv("RLHF_DATA", "data")
     assert main(["new", "mine.yaml", "--from", name]) == 0
     loaded = load_spec("mine.yaml", files=False)
-    assert (loaded.spec.name, loaded.spec.out) == ("mine", "runs/mine")
+    assert loaded.spec.name == "mine"
+    assert loaded.spec.out.startswith("runs/")
+    assert loaded.spec.out.endswith("/mine")
 
 
 def test_new_never_overwrites(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ UNSAID = ("schema", "name", "extends")
 """Paths that tell runs apart and change none."""
 
 NOTE = (
-    "the paper's reward model was tuned on public language tasks before (C.2); no key says whether "
+    "The paper's reward model was tuned on public language tasks before (C.2); no key says whether "
     "that of this spec was"
 )
 
