@@ -147,16 +147,24 @@ def test_more_groups_than_labelers_is_an_error():
 
 
 def test_means_and_errors_over_folds_worked_by_hand():
-    def fold(seen, unseen):
+    def fold(seen, unseen, groups):
         return {
+            "groups": groups,
             "training_labelers": {"accuracy": seen, "pairs": 9},
             "held_out_labelers": {"pairs": 0} if unseen is None else {"accuracy": unseen},
         }
 
-    found = summarize([fold(0.7, 0.6), fold(0.8, 0.8), fold(0.9, None)])
+    found = summarize(
+        [
+            fold(0.7, 0.6, [0.6, 0.9, None]),
+            fold(0.8, 0.8, [0.7, 0.8, None]),
+            fold(0.9, None, [0.9, 0.8, None]),
+        ]
+    )
     assert found["training_labelers"] == pytest.approx({"mean": 0.75, "error": 0.05})
     assert found["held_out_labelers"] == pytest.approx({"mean": 0.7, "error": 0.1})
-    assert found["difference"] == pytest.approx({"mean": -0.05, "error": 0.05})
+    # 0.6 less the mean of 0.7 and 0.9; 0.8 less the mean of 0.9 and 0.8; the third has no pairs
+    assert found["difference"] == pytest.approx({"mean": -0.125, "error": 0.075})
     assert summarize([]) == {}
 
 

@@ -29,7 +29,7 @@ VERSIONS: Mapping[str, int] = {
     "collect": 3,
     "label": 3,
     "reward": 5,
-    "folds": 1,
+    "folds": 2,
     "select": 2,
     "ppo": 4,
     "dpo": 1,

@@ -25,7 +25,8 @@ SIDES = {
 NOTE = (
     "Agreement: share of pairs of answers that two labelers order alike, a tie of one counting "
     "half, with a 95 % interval over prompts. Folds: reward models that each leave a group of "
-    "labelers out, on held-out prompts, with the standard error over folds."
+    "labelers out, on held-out prompts, with the standard error over folds. The difference is "
+    "taken group by group: without its rankings, less with them."
 )
 
 

@@ -28,9 +28,9 @@ class Labelers:
     )
     raters: int | None = key(None, "labelers who rank such a prompt; null: all of them", low=2)
     taste: float = key(
-        0.2, "size of a labeler's lasting bias: length, words, weight of each axis", low=0.0
+        0.25, "size of a labeler's lasting bias: length, words, weight of each axis", low=0.0
     )
-    noise: float = key(0.25, "standard deviation of a single judgement's error", low=0.0)
+    noise: float = key(0.2, "standard deviation of a single judgement's error", low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,9 @@
 The labelers who train are parted into groups. For each group one more reward model is trained as
 stage `reward` does, without the group's rankings; then two accuracies are taken on prompts held out
 from all training: on the rankings of the labelers it was trained on, and on those of the group.
-The models are not kept.
+Some labelers are harder to predict than others, whoever trained on them, so the difference is taken
+group by group: accuracy on it without its rankings, less the mean accuracy on it of the models that
+had them. The models are not kept.
 """
 
 from __future__ import annotations
@@ -78,11 +80,13 @@ class Folds:
 
     def _measure(self, fold: Fold) -> Record:
         measure = self.reward.measure
+        groups = [f.unseen for f in self.folds]
         return {
             "labelers": list(fold.labelers),
             "trained_on": len(fold.train),
             "training_labelers": measure(fold.seen),
             "held_out_labelers": measure(fold.unseen),
+            "groups": [measure(group).get("accuracy") for group in groups],
         }
 
     def state(self) -> dict[str, Any]:
@@ -140,15 +144,25 @@ def make_folds(train: list[Record], valid: list[Record], count: int) -> list[Fol
 
 
 def summarize(results: list[Record]) -> dict[str, Any]:
-    """Return mean and standard error over folds of both accuracies, and of their difference.
+    """Return mean and standard error over folds of both accuracies, and over groups of the change.
 
-    A fold without a comparable pair on one side does not count.
+    A fold without a comparable pair on one side does not count, nor a group without any.
     """
     sides = ("training_labelers", "held_out_labelers")
     both = [[r[side]["accuracy"] for side in sides] for r in results if _is_measured(r, sides)]
     columns = dict(zip(sides, zip(*both, strict=True), strict=True)) if both else {}
     found = {side: _mean_error(values) for side, values in columns.items()}
-    return found | ({"difference": _mean_error(b - a for a, b in both)} if both else {})
+    changes = [change for at in range(len(results)) for change in _change(results, at)]
+    return found | ({"difference": _mean_error(changes)} if changes else {})
+
+
+def _change(results: list[Record], group: int) -> list[float]:
+    """Return [accuracy on a group without its rankings, less with them]; [] where unknown."""
+    values = [result["groups"][group] for result in results]
+    if None in values:
+        return []
+    with_them = [value for fold, value in enumerate(values) if fold != group]
+    return [values[group] - sum(with_them) / len(with_them)]
 
 
 def _is_measured(result: Record, sides: Iterable[str]) -> bool:
