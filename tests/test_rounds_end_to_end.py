@@ -1,14 +1,21 @@
 """Two rounds with the separate start and the selection, on a tiny spec: what is new, what stays."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
 from tests.end_to_end import SPEC, done, run_tiny
 from toolkit.models.heads import Scorer
 from toolkit.pipeline.work import init_steps
+from toolkit.report.load import load_run
+from toolkit.report.page import render_page
+from toolkit.report.rounds import selection_rows
+from toolkit.report.summary import summarize
+from toolkit.report.table import print_report
 from toolkit.spec.load import load_spec
 from toolkit.stages import StageContext
 from toolkit.stages.own_answers import own_accuracy
@@ -171,6 +178,23 @@ def test_a_reward_model_that_agrees_with_the_oracle_is_right(
     found = own_accuracy(ctx, stage.text, stage.models.policy, prompts, oracle)
     assert found["pairs"] > 0
     assert found["accuracy"] == {"reward": expected}
+
+
+def test_the_report_shows_the_rounds_and_the_selected_epoch(out):
+    report = summarize(out)
+    assert [r["round"] for r in report["rounds"]] == [1, 2]
+    assert [r["prompts"] for r in report["rounds"]] == [32, 64]
+    last = records(out, "ppo.2", "metrics.jsonl")[-1]
+    assert report["rounds"][1]["oracle"] == last["objective/oracle"]
+    assert report["rounds"][0]["own_accuracy"] is not None
+    chosen = [row[0] for row in selection_rows(report["selection"]) if row[-1] == "chosen"]
+    assert chosen == [str(report["selection"]["chosen"])]
+    page = render_page(report, load_run(out))
+    assert "Which epoch is the SFT model" in page
+    assert "<h2>Rounds</h2>" in page
+    shown = io.StringIO()
+    print_report(report, Console(file=shown, width=200))
+    assert "final policy's answers" in shown.getvalue()
 
 
 def test_one_round_first_and_two_later_reuse_the_first(out, tmp_path):

@@ -28,6 +28,7 @@ pretrain: {steps: 30}
 reward: {gate: {accuracy: 0.6}}
 ppo:
   kl: {coef: 0.07}  # <i>short</i> answers
+  init: {length: 16}
   ptx: {coef: 2.0, ratio: 1, length: 16}
 """
 
@@ -137,6 +138,9 @@ def _metrics(kind: str) -> list[Record]:
     lines: list[Record] = [
         {"step": i + 1, "loss": 2.1 * 0.93**i + 0.4, "grad_norm": 1.0} for i in range(30)
     ]
+    if kind == "init":
+        for line in lines:
+            line |= {"demonstrations/loss": line["loss"] - 0.1, "pretrain/loss": line["loss"] + 0.9}
     lines[-1]["valid_loss"] = 0.71
     return lines
 
@@ -211,7 +215,7 @@ class RunFolder:
             "gate": None,
         }
         (folder / "done.json").write_text(json.dumps(done | changes))
-        if kind in ("pretrain", "sft", "reward", "ppo"):
+        if kind in ("pretrain", "sft", "init", "reward", "ppo"):
             write_lines(folder / "metrics.jsonl", _metrics(kind))
         return folder
 

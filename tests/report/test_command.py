@@ -50,6 +50,6 @@ def test_summary_of_an_unfinished_run_with_a_warning(folder: Any) -> None:
     stream = io.StringIO()
     print_summary(folder.path, Console(file=stream, width=200))
     out = stream.getvalue()
-    assert "1 of 9 stages are done" in out
+    assert "1 of 10 stages are done" in out
     assert "warning, data: [bold]10 prompts were dropped[/bold]" in out
     assert "not yet: sft has not run: no SFT loss." in out

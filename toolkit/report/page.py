@@ -12,6 +12,7 @@ from toolkit.report.markup import esc, figure, folded, sample, section, table, t
 from toolkit.report.names import decisive, learner_of
 from toolkit.report.numbers import duration, interval, is_number, memory, percent, plain
 from toolkit.report.panels import FROM_RANKINGS, PPO_MACHINE, PPO_MAIN, TRAINING, Panel
+from toolkit.report.rounds import rounds_section
 from toolkit.report.style import CSS
 from toolkit.report.table import stage_rows
 
@@ -27,6 +28,7 @@ def render_page(report: Record, run: Run) -> str:
         _learner(report, run),
         _reward(report["accuracy"]),
         render_labelers(report["labels"], report["folds"]),
+        rounds_section(report),
         section("Training", _panels(TRAINING, run)),
         _paper(report["deviations"]),
         _cost(report),

@@ -48,6 +48,16 @@ TRAINING = (
         "Held-out loss may rise while answers still improve (InstructGPT, C.1).",
     ),
     Panel(
+        "init",
+        "Start of the policy: loss, nats per token",
+        (
+            Line("demonstrations/loss", "demonstrations"),
+            Line("pretrain/loss", "pretraining text", "second"),
+            Line("valid_loss", "held-out demonstrations", "third"),
+        ),
+        "Demonstrations mixed with pretraining text (InstructGPT, C.3).",
+    ),
+    Panel(
         "reward",
         "Reward model: ranking loss",
         (Line("loss", "training"),),
@@ -142,7 +152,7 @@ PPO_MACHINE = (
             Line("ptx/grad_norm", "ptx", "second"),
             Line("ppo/val/grad_norm", "value", "third"),
         ),
-        "Before clipping.",
+        "Before clipping, each part as it is added: ptx with its coefficient.",
         log=True,
     ),
     Panel("ppo", "KL coefficient", (Line("objective/kl_coef", "coefficient"),)),

@@ -10,6 +10,7 @@ from typing import Any
 from toolkit.report import findings
 from toolkit.report.load import Record, Run, Stage, load_run
 from toolkit.report.numbers import is_number
+from toolkit.report.rounds import round_records
 
 SCHEMA = 1
 
@@ -33,6 +34,8 @@ def build_report(run: Run) -> Record:
         "samples": clean(run.samples()),
         "stages": [_stage_record(stage) for stage in run.stages],
         "metrics": {s.name: metric_ranges(s.metrics) for s in run.stages if _counts(s)},
+        "rounds": clean(round_records(run)),
+        "selection": clean(run.read("select", "select.json")),
         "frontier": frontier(run.last("ppo")),
         "data": clean(run.read("data", "counts.json")),
         "deviations": clean(run.deviations),

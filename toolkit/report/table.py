@@ -11,6 +11,7 @@ from toolkit.report.labelers import agreement_rows, fold_rows
 from toolkit.report.load import Record
 from toolkit.report.names import learner_of
 from toolkit.report.numbers import duration, memory
+from toolkit.report.rounds import ROUNDS, SELECTION, round_rows, selection_rows
 from toolkit.report.summary import summarize
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def print_report(report: Record, console: Console | None = None) -> None:
         print_table(out, ("order the same pair alike", "agreement", "pairs"), agreement)
     if folds := fold_rows(report["folds"]):
         print_table(out, ("folds: reward model orders rightly for", "accuracy", "pairs"), folds)
+    if report["rounds"]:
+        print_table(out, ROUNDS, round_rows(report["rounds"]))
+    if selected := selection_rows(report["selection"]):
+        print_table(out, SELECTION, selected)
     print_table(out, ("stage", "state", "steps", "time", "peak memory"), stage_rows(report))
     if found := report["deviations"]:
         count = f"{len(found['recipe'])} values of the recipe differ from {found['preset']}"

@@ -67,6 +67,9 @@ def accuracies(accuracy: Record) -> list[Row]:
     for key, label in (("by_k", "held-out, K = {}"), ("by_length", "held-out, length {}")):
         for name, value in (accuracy.get(key) or {}).items():
             rows.append(_accuracy_row(label.format(name), value))
+    for key, label in (("by_round", "held-out, round {}"), ("by_source", "held-out, of {}")):
+        found = accuracy.get(key) or {}
+        rows += [_accuracy_row(label.format(n), v) for n, v in found.items() if len(found) > 1]
     for name, value in (accuracy.get("by_labeler") or {}).items():
         rows.append(_accuracy_row(f"held-out, labeler {name}", value))
     return rows
