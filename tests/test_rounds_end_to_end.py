@@ -18,6 +18,7 @@ from toolkit.report.summary import summarize
 from toolkit.report.table import print_report
 from toolkit.spec.load import load_spec
 from toolkit.stages import StageContext
+from toolkit.stages.elements import by_source
 from toolkit.stages.own_answers import own_accuracy
 from toolkit.stages.ppo import PPO
 from toolkit.stages.select import Select
@@ -150,6 +151,24 @@ def test_a_policy_that_goes_on_starts_away_from_the_reference(out):
     assert second[0]["objective/kl"] > 1e-3
     assert set(done(out, "ppo.1")["summary"]["audit"]) == {"max_ratio_error", "max_abs_kl"}
     assert set(done(out, "ppo.2")["summary"]["audit"]) == {"max_ratio_error"}
+
+
+def test_accuracy_is_told_by_round_and_by_source(out):
+    accuracy = json.loads((out / "stages/reward.2/accuracy.json").read_text())
+    assert sum(p["pairs"] for p in accuracy["by_round"].values()) == accuracy["valid"]["pairs"]
+    assert set(accuracy["by_round"]) == {"1", "2"}
+
+
+def test_pairs_of_one_source_are_those_between_its_answers():
+    record = {"source": ["sft", "ppo", "sft", "ppo", "base"], "ranks": [1, 2, 3, 4, 5]}
+    given = {"ranks": [1, 2]}
+    scores = [torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]), torch.tensor([1.0, 2.0])]
+    found = by_source([record, given], scores)
+    assert {name: part[0]["ranks"] for name, (part, _) in found.items()} == {
+        "ppo": [2, 4],
+        "sft": [1, 3],
+    }
+    assert torch.equal(found["sft"][1][0], torch.tensor([0.1, 0.3]))
 
 
 def test_each_reward_model_is_tried_on_the_final_policy_s_own_answers(out):

@@ -18,7 +18,7 @@ def states(run: Any) -> dict[str, str]:
 def test_nothing_has_run(folder: Any) -> None:
     report = write_report(folder.path)
     assert report["headline"] == ("The run is not finished: 0 of 10 stages are done, next is data.")
-    assert len(report["missing"]) == 9
+    assert len(report["missing"]) == 10
     assert report["warnings"] == []
     assert not report["finished"]
     assert "Not there yet" in (folder.path / "report.html").read_text()
@@ -29,11 +29,11 @@ def test_stages_follow_the_graph(folder: Any) -> None:
 
 
 def test_a_run_in_the_middle_of_ppo(folder: Any) -> None:
-    for kind in ("data", "pretrain", "sft", "collect", "label", "reward"):
+    for kind in ("data", "pretrain", "sft", "init", "collect", "label", "reward"):
         folder.finish(kind)
     folder.start("ppo", steps=20, total=64)
     report = write_report(folder.path)
-    assert report["headline"].endswith("6 of 10 stages are done, next is ppo.1.")
+    assert report["headline"].endswith("7 of 10 stages are done, next is ppo.1.")
     assert report["missing"][0] == "ppo.1 is at 20 of 64 steps."
     assert report["missing"][1].startswith("evaluate has not run: no comparison")
     assert report["metrics"]["ppo.1"]["objective/kl"]["count"] == 20

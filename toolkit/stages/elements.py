@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from toolkit.data.batches import cut_groups
 from toolkit.stages.shared import Record
@@ -73,6 +75,25 @@ def tokens(record: Record) -> int:
 
 def _mean_length(record: Record) -> float:
     return float(np.mean([len(ids) for ids in record["responses_ids"]]))
+
+
+def by_source(
+    records: list[Record], scores: list[Tensor]
+) -> dict[str, tuple[list[Record], list[Tensor]]]:
+    """Return source -> records and scores, cut down to the answers that came from it.
+
+    A prompt with fewer than two answers of a source has no comparison there, and rankings that came
+    as a file name no source.
+    """
+    found: dict[str, tuple[list[Record], list[Tensor]]] = {}
+    for record, own in zip(records, scores, strict=True):
+        for name in set(record.get("source", ())):
+            places = [at for at, source in enumerate(record["source"]) if source == name]
+            if len(places) > 1:
+                held = found.setdefault(name, ([], []))
+                held[0].append(record | {"ranks": [record["ranks"][at] for at in places]})
+                held[1].append(own[torch.tensor(places, device=own.device)])
+    return dict(sorted(found.items()))
 
 
 def length_range(records: list[Record]) -> Callable[[Record], str]:

@@ -31,6 +31,7 @@ from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.elements import (
     as_elements,
     by_answers,
+    by_source,
     by_trainer,
     length_range,
     split_by_prompt,
@@ -237,6 +238,9 @@ class Reward:
         parts["by_k"] = self._by(scores, lambda record: str(len(record["ranks"])))
         parts["by_labeler"] = self._by(scores, lambda record: record.get("labeler"))
         parts["by_length"] = self._by(scores, length_range(self.valid))
+        parts["by_round"] = self._by(scores, lambda record: record.get("round"))
+        sources = by_source(self.valid, scores)
+        parts["by_source"] = {name: self.measure(*own) for name, own in sources.items()}
         if self.others:
             parts["held_out_labelers"] = self.measure(self.others)
         if scores:
