@@ -220,8 +220,8 @@ def _rewards_and_values() -> Iterator[Detail]:
 
 def _optimization() -> Iterator[Detail]:
     yield Detail(
-        23, _PPO, "the ratio is clipped (not by a2c); micro-batches add up inside a minibatch, one optimizer "
-        "step each",
+        23, _PPO, "the ratio is clipped (not by a2c); micro-batches add up inside a minibatch, one "
+        "optimizer step each",
         ("ppo.algorithm", "ppo.cliprange", "ppo.episodes", "ppo.batch", "ppo.minibatch",
          "ppo.inner_epochs"),
         ("toolkit/stages/ppo.py:PPO.step", "toolkit/stages/ppo.py:PPO._backward_ppo"),
