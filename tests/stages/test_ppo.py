@@ -53,16 +53,19 @@ def test_micro_batches_accumulate_to_the_gradient_of_the_minibatch(stages, tmp_p
 
 
 def test_the_pretraining_gradient_is_added_with_its_coefficient(stages, tmp_path):
-    parts = {}
+    parts, norms = {}, {}
     for coef in (0.0, 1.0, 27.8):
         stage = ready(stages, tmp_path / str(coef), f"ppo.ptx.coef={coef}")
         experience = stage._sample(0)
-        stage._backward_ppo(0, experience, torch.arange(16))
+        stats = stage._backward_ppo(0, experience, torch.arange(16))
         if coef:
-            stats = stage._backward_ptx(0)
-            assert stats["ptx/grad_norm"] > 0
+            stats |= stage._backward_ptx(0)
+            norms[coef] = stats["ptx/grad_norm"]
         parts[coef] = gradients(stage)
+        assert stats["ppo/grad_norm"] == pytest.approx(float(parts[0.0].norm()), rel=1e-4)
     once, many = parts[1.0] - parts[0.0], parts[27.8] - parts[0.0]
+    assert norms[1.0] == pytest.approx(float(once.norm()), rel=1e-3)
+    assert norms[27.8] == pytest.approx(27.8 * norms[1.0], rel=1e-4)
     assert (many - 27.8 * once).norm() < 1e-4 * many.norm()
     assert once.norm() > 0
 
