@@ -153,6 +153,12 @@ def test_a_policy_that_goes_on_starts_away_from_the_reference(out):
     assert set(done(out, "ppo.2")["summary"]["audit"]) == {"max_ratio_error"}
 
 
+def test_evaluate_measures_kl_to_the_start_of_the_policy(out):
+    models = json.loads((out / "stages/evaluate/evaluation.json").read_text())["models"]
+    assert models["init"]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert abs(models["sft"]["kl"]) > 1e-2
+
+
 def test_accuracy_is_told_by_round_and_by_source(out):
     accuracy = json.loads((out / "stages/reward.2/accuracy.json").read_text())
     assert sum(p["pairs"] for p in accuracy["by_round"].values()) == accuracy["valid"]["pairs"]

@@ -31,6 +31,7 @@ from toolkit.stages.rows import write_answers, write_skills
 from toolkit.stages.shared import (
     Record,
     load_sft,
+    load_start,
     mean_cross_entropy,
     needed,
     pretrain_stream,
@@ -79,7 +80,9 @@ class Evaluate:
             if folder is None
             else Scorer(load_scalar(folder, self.text, ctx.device), ctx.spec.hardware)
         )
-        self.reference = self._policy(load_sft(ctx, self.text))
+        self.sft = self.reference = self._policy(load_sft(ctx, self.text))
+        if "init" in ctx.inputs:  # what the learner's KL was held to
+            self.reference = self._policy(load_start(ctx, self.text))
         self.contestants = contestants(ctx, self.text, self.oracle)
         self.clozes = clozes(task, self.config.skills)
         return len(self.contestants)
@@ -91,7 +94,7 @@ class Evaluate:
     def step(self, i: int) -> dict[str, float]:
         """Answer the prompts with model i, judge the answers, measure KL and perplexity."""
         name, contestant = list(self.contestants.items())[i]
-        policy = self.reference
+        policy = self.sft
         if contestant.load is not None:
             policy = self._policy(contestant.load())
         rows = self._answers(policy, contestant.prefix)
