@@ -13,7 +13,7 @@ prompts ask for, the pretraining text holds
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING, ClassVar
 
@@ -143,6 +143,12 @@ class Miniature(Facts):
             start, _, answer = text.rpartition(" ")
             made.setdefault(start, Cloze(skill, start, answer))
         return list(made.values())
+
+    def groups(self, prompts: Sequence[str]) -> list[str]:
+        """Return each prompt without its greeting: what is the same question."""
+        longest = sorted(GREETINGS, key=len, reverse=True)
+        heads = (next(g for g in longest if prompt.startswith(g)) for prompt in prompts)
+        return [prompt.removeprefix(g) for prompt, g in zip(prompts, heads, strict=True)]
 
     def _one_of(self, words: tuple[str, ...]) -> str:
         return words[int(self.draw.integers(len(words)))]

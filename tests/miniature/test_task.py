@@ -20,9 +20,10 @@ def test_over_4096_distinct_prompts_are_held_out_and_never_read(task: Miniature)
     valid = set(task.valid_prompts())
     assert len(valid) == len(task.valid_prompts()) == 4200
     assert not valid & set(task.prompts())
-    text = " . ".join(task.pretrain())
-    longest = sorted(valid, key=len)[-500:]
-    assert not [prompt for prompt in longest if f" {prompt} " in f" {text} "]
+    chats = [line for line in task.pretrain() if " it is " in line or " it lives " in line]
+    asked = {line[: line.index(end) + 1] for line in chats for end in "?.:" if end in line}
+    assert len(asked) > 300
+    assert not valid & asked
 
 
 def test_every_kind_is_held_out_in_its_share(task: Miniature) -> None:

@@ -69,3 +69,16 @@ def test_a_model_that_never_loses_has_no_rating_without_a_prior() -> None:
 def test_an_anchor_without_answers_is_refused() -> None:
     with pytest.raises(ToolkitError, match="no answers of sft"):
         rate([A_WINS], "sft")
+
+
+def test_groups_widen_the_interval_and_leave_the_rating() -> None:
+    """Each prompt four times over is one observation: half-widths double."""
+    prompts = ([A_WINS] * 3 + [B_WINS] * 2) * 20
+    alone = rate(prompts, "b", seed=1, draws=1000)["a"]
+    four = [row for row in prompts for _ in range(4)]
+    groups = [at // 4 for at in range(len(four))]
+    grouped = rate(four, "b", seed=1, draws=1000, groups=groups)["a"]
+    naive = rate(four, "b", seed=1, draws=1000)["a"]
+    assert grouped.elo == pytest.approx(alone.elo, abs=1)
+    assert grouped.high - grouped.low == pytest.approx(alone.high - alone.low, rel=0.15)
+    assert naive.high - naive.low == pytest.approx((alone.high - alone.low) / 2, rel=0.15)

@@ -105,7 +105,8 @@ def test_a_completion_is_right_when_it_begins_with_the_answer(out, tmp_path, mon
     def sample(policy, text, prompts, **_):
         replies = {"ab": "c", "a": "bd", "b": "cd"}
         names = {tuple(text.encode_documents([t])[0][:-1]): r for t, r in replies.items()}
-        ids = [text.encode_documents([names[tuple(p)]])[0] for p in prompts]
+        assert all(p[0] == text.eos_id for p in prompts)
+        ids = [text.encode_documents([names[tuple(p[1:])]])[0] for p in prompts]
         return type("Answers", (), {"ids": ids})
 
     monkeypatch.setattr(skills, "sample_answers", sample)

@@ -9,7 +9,7 @@ answers to one prompt are not independent. Source of the model: Bradley and Terr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def rate(
     prior: float = 1.0,
     draws: int = 200,
     seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
 ) -> dict[str, Rating]:
     """Rate every model that appears in `prompts`.
 
@@ -69,6 +70,7 @@ def rate(
             finite rating; 0: none.
         draws: bootstrap samples; 0: the intervals are the ratings themselves.
         seed: of the bootstrap.
+        groups: of each prompt; the bootstrap draws whole groups. None: each prompt is its own.
 
     Raises:
         ToolkitError: the anchor answered nothing, some models never met (not even through others),
@@ -79,6 +81,8 @@ def rate(
         known = ", ".join(models) or "none"
         raise ToolkitError(f"Elo: no answers of {anchor}, which is to anchor; there are {known}")
     each = results(prompts, models)
+    if groups is not None:
+        each = sum_groups(each, groups)
     wins = each.sum(0)
     _check_connected((wins + wins.T) > 0, models)
     met = ((wins + wins.T) > 0) * (prior / 2)
@@ -95,6 +99,14 @@ def rate(
         name: Rating(float(found[0, i]), float(low[i]), float(high[i]), answered[i])
         for i, name in enumerate(models)
     }
+
+
+def sum_groups(values: np.ndarray, groups: Sequence[Hashable]) -> np.ndarray:
+    """Return the sums of the rows of each group, in the order the groups appear."""
+    places = {group: at for at, group in enumerate(dict.fromkeys(groups))}
+    summed = np.zeros((len(places), *values.shape[1:]))
+    np.add.at(summed, [places[group] for group in groups], values)
+    return summed
 
 
 def _fit(wins: np.ndarray) -> np.ndarray:

@@ -74,6 +74,8 @@ class Evaluate:
         task = load_task(ctx.spec)
         judged = [p["prompt"] for p in self.prompts] if self.oracle is not None else []
         self.kinds = [] if task is None else task.categories(judged)
+        group = getattr(task, "groups", None)
+        self.groups: list[str] = [] if group is None else group([p["prompt"] for p in self.prompts])
         folder = reward_folder(ctx)
         self.reward = (
             None
@@ -226,7 +228,8 @@ class Evaluate:
                 result["own_answers"] = own_accuracy(
                     self.ctx, self.text, policy, self.prompts, self.oracle
                 )
-        write_answers(self.ctx.work, self.prompts, self.kinds, self.measured)
+        names = {"kind": self.kinds, "group": self.groups}
+        write_answers(self.ctx.work, self.prompts, names, self.measured)
         write_skills(self.ctx.work, self.clozes, self.measured)
         if self.kinds:
             result["by_kind"] = self._by_kind()

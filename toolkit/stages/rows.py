@@ -1,6 +1,6 @@
 """What `evaluate` leaves for reports that join several runs: a row per prompt, a row per text.
 
-answers.jsonl  {"prompt", "kind", "models": {name: {"response", "finished", "length", "kl",
+answers.jsonl  {"prompt", "kind", "group", "models": {name: {"response", "finished", "length", "kl",
                "oracle", "reward"}}}
 skills.jsonl   {"skill", "text", "answer", "models": {name: whether it was right}}
 """
@@ -19,17 +19,27 @@ Measured = Mapping[str, Mapping[str, Any]]
 
 
 def write_answers(
-    folder: Path, prompts: Sequence[Record], kinds: Sequence[str], measured: Measured
+    folder: Path,
+    prompts: Sequence[Record],
+    names: Mapping[str, Sequence[str]],
+    measured: Measured,
 ) -> None:
-    """Write every answer with its verdicts; `kinds` is empty where the task has none."""
+    """Write every answer with its verdicts.
+
+    Args:
+        folder: where to.
+        prompts: held-out prompts.
+        names: "kind", "group" -> of each prompt; empty where the task names none.
+        measured: each model's answers.
+    """
     records = []
     for at, prompt in enumerate(prompts):
         models = {
             name: {key: value for key, value in held["rows"][at].items() if key != "prompt"}
             for name, held in measured.items()
         }
-        kind = {"kind": kinds[at]} if kinds else {}
-        records.append({"prompt": prompt["prompt"], **kind, "models": models})
+        own = {name: values[at] for name, values in names.items() if values}
+        records.append({"prompt": prompt["prompt"], **own, "models": models})
     write_records(folder / "answers.jsonl", records)
 
 

@@ -39,7 +39,8 @@ def clozes(task: Task | None, count: int) -> list[Cloze]:
 
 def complete(policy: Policy, text: Text, cases: Sequence[Cloze], stream: Stream) -> list[bool]:
     """Return of each text whether its greedy completion begins with the answer."""
-    beginnings = [_ids(text, case.text) for case in cases]
+    # a document of the pretraining stream follows the end of another
+    beginnings = [[text.eos_id, *_ids(text, case.text)] for case in cases]
     order = sorted(range(len(cases)), key=lambda at: len(beginnings[at]))
     right: dict[int, bool] = {}
     for start in range(0, len(order), _CHUNK):

@@ -30,7 +30,9 @@ class Task(Protocol):
     """A generator of data with a known oracle; all of it follows from the settings and their seed.
 
     A task may also have `skills(count) -> list[Cloze]`: held-out texts of the pretraining kind,
-    completed greedily by `evaluate`, that no prompt of the task asks for.
+    completed greedily by `evaluate`, that no prompt of the task asks for; and `groups(prompts) ->
+    list[str]`: the same name for prompts that ask the same in other words, so that intervals take
+    them for one.
 
     Attributes:
         name: what reports call it.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from toolkit.pipeline.identity import flatten
-from toolkit.report.elo import rate, results
+from toolkit.report.elo import rate, results, sum_groups
 from toolkit.report.joined.models import Joined
 from toolkit.report.load import Record, Run
 from toolkit.report.numbers import is_number
@@ -32,7 +32,8 @@ def build(joined: Joined) -> Record:
     wins = win_rates(joined)
     models = [_model(joined, name, anchor, wins) for name in joined.order]
     if joined.order:
-        ratings = rate(list(joined.prompts.values()), anchor)
+        asked = list(joined.groups.values())
+        ratings = rate(list(joined.prompts.values()), anchor, groups=asked)
         for model in models:
             model["elo"] = asdict(ratings[model["name"]])
     return {
@@ -40,6 +41,7 @@ def build(joined: Joined) -> Record:
         "judge": joined.judge,
         "anchor": anchor,
         "prompts": len(joined.prompts),
+        "groups": len(set(joined.groups.values())),
         "seeds": sorted({run.spec.seed for run in joined.runs}),
         "models": clean(models),
         "wins": clean(wins),
@@ -53,13 +55,15 @@ def build(joined: Joined) -> Record:
 def win_rates(joined: Joined) -> Record:
     """Return name -> rival -> win rate, 95 % interval over prompts, count, and rate by seed.
 
-    Ties count one half; the prompts of all seeds that both answered are taken together.
+    Ties count one half; the prompts of all seeds that both answered are taken together. Prompts of
+    one group count as one observation in the interval, of the variance of a sum over groups.
     """
     order = joined.order
     if not order:
         return {}
     seeds = np.array([seed for seed, _ in joined.prompts])
     rows = list(joined.prompts.values())
+    groups = list(joined.groups.values())
     points = results(rows, order)
     met = np.array([[[a in r and b in r for b in order] for a in order] for r in rows])
     found: Record = {}
@@ -67,19 +71,25 @@ def win_rates(joined: Joined) -> Record:
         for j, rival in enumerate(order):
             if i != j and met[:, i, j].any():
                 both = met[:, i, j]
-                found.setdefault(name, {})[rival] = _share(points[both, i, j], seeds[both])
+                own = [group for group, there in zip(groups, both, strict=True) if there]
+                share = _share(points[both, i, j], seeds[both], own)
+                found.setdefault(name, {})[rival] = share
     return found
 
 
-def _share(points: np.ndarray, seeds: np.ndarray) -> Record:
+def _share(points: np.ndarray, seeds: np.ndarray, groups: Sequence[Hashable]) -> Record:
     mean, count = float(points.mean()), len(points)
-    half = 1.96 * float(points.std(ddof=1)) / count**0.5 if count > 1 else 0.5
+    sums = sum_groups(points - mean, groups)
+    many = len(sums)
+    error = (float((sums**2).sum()) * many / (many - 1)) ** 0.5 / count if many > 1 else 0.25
+    half = 1.96 * error
     by_seed = {str(s): float(points[seeds == s].mean()) for s in sorted(set(seeds.tolist()))}
     return {
         "win_rate": mean,
         "low": max(0.0, mean - half),
         "high": min(1.0, mean + half),
         "prompts": count,
+        "groups": many,
         "by_seed": by_seed,
     }
 

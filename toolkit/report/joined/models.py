@@ -47,6 +47,7 @@ class Joined:
         prompts: (seed, prompt) -> name -> the oracle's score.
         texts: (seed, skill, text) -> name -> whether it was completed rightly.
         figures: name -> seed -> figures as in evaluation.json.
+        groups: (seed, prompt) -> what it asks; prompts of one group count as one in intervals.
         judge: whose scores compare the models: "oracle", or "reward" where no run has an oracle.
     """
 
@@ -56,6 +57,7 @@ class Joined:
     prompts: Mapping[tuple[int, str], dict[str, float]]
     texts: Mapping[tuple[int, str, str], dict[str, bool]]
     figures: Mapping[str, dict[int, Record]]
+    groups: Mapping[tuple[int, str], tuple[int, str]]
     judge: str = field(default="oracle")
 
 
@@ -73,19 +75,22 @@ def join(runs: Sequence[Run]) -> Joined:
     prompts: dict[tuple[int, str], dict[str, float]] = {}
     texts: dict[tuple[int, str, str], dict[str, bool]] = {}
     figures: dict[str, dict[int, Record]] = {}
+    groups: dict[tuple[int, str], tuple[int, str]] = {}
     for entry in entries:
         label, seed = labels[str(entry.run.folder), entry.word], entry.run.spec.seed
         held = _evaluation(entry.run)["models"][entry.word]
         figures.setdefault(label, {}).setdefault(seed, held)
     for run in runs:
         for row in _rows(run, "answers.jsonl"):
-            into = prompts.setdefault((run.spec.seed, str(row["prompt"])), {})
+            place = (run.spec.seed, str(row["prompt"]))
+            groups[place] = (run.spec.seed, str(row.get("group", row["prompt"])))
+            into = prompts.setdefault(place, {})
             _add(into, run, {w: m[judge] for w, m in row["models"].items()}, labels)
         for row in _rows(run, "skills.jsonl"):
-            place = (run.spec.seed, str(row["skill"]), str(row["text"]))
-            _add(texts.setdefault(place, {}), run, row["models"], labels)
+            text = (run.spec.seed, str(row["skill"]), str(row["text"]))
+            _add(texts.setdefault(text, {}), run, row["models"], labels)
     order = tuple(dict.fromkeys(labels.values()))
-    return Joined(tuple(runs), labels, order, prompts, texts, figures, judge)
+    return Joined(tuple(runs), labels, order, prompts, texts, figures, groups, judge)
 
 
 def _add(
