@@ -77,11 +77,8 @@ class Evaluate:
         group = getattr(task, "groups", None)
         self.groups: list[str] = [] if group is None else group([p["prompt"] for p in self.prompts])
         folder = reward_folder(ctx)
-        self.reward = (
-            None
-            if folder is None
-            else Scorer(load_scalar(folder, self.text, ctx.device), ctx.spec.hardware)
-        )
+        reward = None if folder is None else load_scalar(folder, self.text, ctx.device)
+        self.reward = None if reward is None else Scorer(reward, ctx.spec.hardware)
         self.sft = self.reference = self._policy(load_sft(ctx, self.text))
         if "init" in ctx.inputs:  # what the learner's KL was held to
             self.reference = self._policy(load_start(ctx, self.text))
