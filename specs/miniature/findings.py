@@ -14,6 +14,9 @@ from typing import Any
 Record = dict[str, Any]
 
 ORDER = ("base", "prompted", "sft", "ppo", "ptx")
+TITLES = {
+    "base": "base", "sft": "SFT", "init": "PPO's start", "ppo": "PPO", "ptx": "PPO-ptx",
+}  # fmt: skip
 NEAR = 0.02
 """Within 2 % of the start, and win rates within two points: what counts as restored."""
 
@@ -72,21 +75,23 @@ def _verdict(holds: bool) -> str:
 
 
 def _tax(models: Record, key: str, paper: str, title: str, unit: float) -> tuple[str, str, str]:
-    names = ("base", "sft", "ppo", "ptx")
+    names = [n for n in ("base", "sft", "init", "ppo", "ptx") if n in models]
     values = {n: models[n][key]["by_seed"] for n in names}
     digits = 1 if unit == 100 else 4
     means = " / ".join(f"{unit * models[n][key]['mean']:.{digits}f}" for n in names)
     sign = 1 if key == "skill" else -1
     seeds = list(values["base"])
-    hurt = all(sign * (values["base"][s] - values["ppo"][s]) > 0 for s in seeds)
-    gaps = [sign * (values["base"][s] - values["ptx"][s]) / values["base"][s] for s in seeds]
-    said = ", ".join(f"{-100 * g:+.1f} %" for g in gaps)
-    return (
-        f"alignment tax and its cure: {title}",
-        paper,
-        f"base / SFT / PPO / PPO-ptx: {means}; PPO hurts: {_verdict(hurt)}; PPO-ptx against base "
-        f"(+ is better), by seed: {said}: {_verdict(max(gaps) <= NEAR)} (within 2 %)",
-    )
+    start = "init" if "init" in models else "sft"
+    hurt = all(sign * (values[start][s] - values["ppo"][s]) > 0 for s in seeds)
+    said = [f"{' / '.join(TITLES[n] for n in names)}: {means}", f"PPO hurts: {_verdict(hurt)}"]
+    for name in dict.fromkeys(("base", start)):
+        gaps = [sign * (values[name][s] - values["ptx"][s]) / values[name][s] for s in seeds]
+        shown = ", ".join(f"{-100 * g:+.1f} %" for g in gaps)
+        said.append(
+            f"PPO-ptx against {TITLES[name]}, + is better, by seed: {shown}: "
+            f"{_verdict(max(gaps) <= NEAR)} (within 2 %)"
+        )
+    return f"alignment tax and its cure: {title}", paper, "; ".join(said)
 
 
 def _sweeps(report: Record) -> Iterator[tuple[str, str, str]]:

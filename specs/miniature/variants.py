@@ -15,8 +15,8 @@ PTX_COEFS = (5.0, 20.0, 27.8)
 KL_COEFS = (0.0, 0.02, 0.5, 2.0)
 """Without ptx, beside that of the spec (the variant ppo)."""
 
-EPOCHS = 4
-"""Passes over the comparisons in the two runs that compare elements of the reward model."""
+ELEMENTS = ("reward.epochs=4", "collect.prompts=3000")
+"""The two runs that compare elements of the reward model: fewer comparisons, several passes."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,9 @@ def jobs(seeds: Sequence[int], swept: Sequence[int], out: Path) -> Iterator[Job]
         judge = out / f"seed{seed}" / "ptx" / "stages" / "reward.1" / "model"
         over = (*_size(), f"models.reward_trained.path={judge}", "ppo=null")
         yield Job(seed, "large", over, needs=("ptx:reward", "large:sft"))
-        epochs = f"reward.epochs={EPOCHS}"
-        yield Job(seed, "prompts", (epochs,), until="reward", needs=("ptx:reward",))
-        pairs = (epochs, "reward.element=pair", "reward.batch=48")
-        yield Job(seed, "pairs", pairs, until="reward", needs=("ptx:reward",))
+        yield Job(seed, "prompts", ELEMENTS, until="reward", needs=("ptx:reward",))
+        pairs = (*ELEMENTS, "reward.element=pair", "reward.batch=48")
+        yield Job(seed, "pairs", pairs, until="reward", needs=("ptx:reward", "prompts:reward"))
     for seed in swept:
         for value in PTX_COEFS:
             over = (f"ppo.ptx.coef={value:g}",)
