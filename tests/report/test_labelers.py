@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.report.labelers import agreement_rows, fold_rows, rating_rows, render_labelers
+from toolkit.report.tables import accuracies
 
 LABELS = {
     "agreement": {
@@ -44,3 +45,9 @@ def test_the_section_is_there_only_with_labelers():
     assert "72.6" in page
     assert "69.6" in page
     assert "harmful" in page
+
+
+def test_a_labeler_is_called_so_once():
+    measured = {"accuracy": 0.75, "pairs": 8}
+    rows = accuracies({"by_labeler": {"labeler 1": measured, "ann": measured}})
+    assert [row[0] for row in rows] == ["held-out, labeler 1", "held-out, labeler ann"]

@@ -71,7 +71,8 @@ def accuracies(accuracy: Record) -> list[Row]:
         found = accuracy.get(key) or {}
         rows += [_accuracy_row(label.format(n), v) for n, v in found.items() if len(found) > 1]
     for name, value in (accuracy.get("by_labeler") or {}).items():
-        rows.append(_accuracy_row(f"held-out, labeler {name}", value))
+        who = name if name.startswith("labeler") else f"labeler {name}"
+        rows.append(_accuracy_row(f"held-out, {who}", value))
     return rows
 
 
