@@ -30,7 +30,7 @@ class Labelers:
     taste: float = key(
         0.25, "size of a labeler's lasting bias: length, words, weight of each axis", low=0.0
     )
-    noise: float = key(0.2, "standard deviation of a single judgement's error", low=0.0)
+    noise: float = key(0.35, "standard deviation of a single judgement's error", low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
