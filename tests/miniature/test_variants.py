@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHORT = (
     "data.task.demonstrations=300", "data.task.prompts=400", "data.task.valid_prompts=200",
     "data.task.pretrain=3000", "pretrain.steps=30", "sft.epochs=1", "collect.prompts=96",
-    "reward.gate=null", "ppo.episodes=256", "ppo.init.sft_epochs=1", "ppo.ema=0.5", "evaluate.skills=12",
+    "reward.gate=null", "ppo.episodes=256", "ppo.init.sft_epochs=1", "ppo.ema=0.5",
+    "evaluate.skills=12",
 )  # fmt: skip
 
 
