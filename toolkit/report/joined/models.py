@@ -105,7 +105,7 @@ def _add(
             continue
         if into.setdefault(label, value) != value:
             raise ToolkitError(
-                f"{run.folder}: {label} has another verdict on a prompt than in the runs before; "
+                f"{run.folder}: {label} has another verdict on a prompt or a text than in the runs before; "
                 "runs that are joined must share evaluate's settings and the machine"
             )
 
