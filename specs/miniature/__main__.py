@@ -55,16 +55,25 @@ def main(argv: Sequence[str]) -> int:
     os.chdir(ROOT)
     todo = list(jobs(args.seeds, [s for s in args.sweep if s in args.seeds], args.out))
     began = time.monotonic()
-    failed = run_all(todo, args.out, args.overrides, args.jobs)
+    running: list[Running] = []
+    try:
+        failed = run_all(todo, args.out, args.overrides, args.jobs, running)
+    finally:
+        stop(running)
     if failed is not None:
         return failed
     print(f"all runs: {(time.monotonic() - began) / 60:.1f} min", flush=True)
     return report(todo, args.out)
 
 
-def run_all(todo: list[Job], out: Path, more: Sequence[str], most: int) -> int | None:
-    """Run jobs, each after those it needs, `most` at a time; return the code of a failure."""
-    waiting, running, done = list(todo), list[Running](), set[tuple[int, str]]()
+def run_all(
+    todo: list[Job], out: Path, more: Sequence[str], most: int, running: list[Running]
+) -> int | None:
+    """Run jobs, each after those it needs, `most` at a time; return the code of a failure.
+
+    `running` holds those under way, for whoever must stop them.
+    """
+    waiting, done = list(todo), set[tuple[int, str]]()
     while waiting or running:
         free = (j for j in waiting if all((j.seed, n) in done for n in j.needs))
         while len(running) < most and (job := next(free, None)) is not None:
@@ -74,7 +83,6 @@ def run_all(todo: list[Job], out: Path, more: Sequence[str], most: int) -> int |
         for one in [r for r in running if r.process.poll() is not None]:
             running.remove(one)
             if one.process.returncode:
-                stop(running)
                 print(f"{one.log}:\n{one.log.read_text()[-2000:]}", file=sys.stderr)
                 return int(one.process.returncode)
             done.add((one.job.seed, one.job.key))

@@ -72,9 +72,10 @@ def test_jobs_wait_for_what_they_need_and_a_failure_stops(tmp_path: Path, monkey
 
     monkeypatch.setattr(command, "start", start)
     todo = [Job(1, "last", needs=("first",)), Job(1, "first")]
-    assert command.run_all(todo, tmp_path, [], 2) is None
+    assert command.run_all(todo, tmp_path, [], 2, []) is None
     assert calls == ["first", "last"]
-    assert command.run_all([Job(1, "bad"), Job(1, "after", needs=("bad",))], tmp_path, [], 2) == 3
+    todo = [Job(1, "bad"), Job(1, "after", needs=("bad",))]
+    assert command.run_all(todo, tmp_path, [], 2, []) == 3
     assert "after" not in calls
 
 

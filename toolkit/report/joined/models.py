@@ -105,8 +105,8 @@ def _add(
             continue
         if into.setdefault(label, value) != value:
             raise ToolkitError(
-                f"{run.folder}: {label} has another verdict on a prompt or a text than in the runs before; "
-                "runs that are joined must share evaluate's settings and the machine"
+                f"{run.folder}: {label} has another verdict on a prompt or a text than in the runs "
+                "before; runs that are joined must share evaluate's settings, version and machine"
             )
 
 
