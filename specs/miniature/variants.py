@@ -46,7 +46,9 @@ class Job:
         """Return the arguments of `run`; `more` are the user's own overrides."""
         folder = out / f"seed{self.seed}"
         words = [f"seed={self.seed}", f"name={self.name}", f"out={folder / self.name}"]
-        words += [f"share={folder}", *self.overrides, *more]
+        # what is switched off stays off, whatever the user sets below it
+        off = [word for word in self.overrides if word.endswith("=null")]
+        words += [f"share={folder}", *self.overrides, *more, *off]
         return words + (["--until", self.until] if self.until else [])
 
 

@@ -43,6 +43,13 @@ def test_every_job_is_a_sound_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert spec.out == str(tmp_path / "seed1" / job.name)
 
 
+def test_what_a_variant_switches_off_stays_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    large = next(j for j in jobs([1], [], Path("out")) if j.key == "large")
+    words = [w for w in large.arguments(Path("out"), SHORT) if "reward_trained" not in w]
+    assert load_spec("specs/miniature.yaml", words).spec.ppo is None
+
+
 def test_the_large_model_has_ten_times_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = {}
