@@ -16,7 +16,8 @@ from toolkit.spec.yaml_tree import read_layer
 
 _HEAD = """# The spec
 
-Every key a spec can have. Made from `toolkit/spec/schema.py` by `make specs`; edit that file.
+Every key a spec can have. Made from `toolkit/spec/schema.py` and the files it imports by
+`make specs`; edit those.
 
 - Units and sources stand in the texts; "C.1" to "C.4" are appendix sections of InstructGPT
   (arXiv:2203.02155).
