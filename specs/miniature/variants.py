@@ -60,7 +60,7 @@ def jobs(seeds: Sequence[int], swept: Sequence[int], out: Path) -> Iterator[Job]
         yield Job(seed, "ptx", needs=("ptx:reward",))
         yield Job(seed, "ppo", ("ppo.ptx.coef=0",), needs=("ptx:reward",))
         judge = out / f"seed{seed}" / "ptx" / "stages" / "reward.1" / "model"
-        over = (*_size(), f"models.reward_trained.path={judge}", "ppo=null")
+        over = (*_size(), f"models.reward_trained.path={judge}", "reward.gate=null", "ppo=null")
         yield Job(seed, "large", over, needs=("ptx:reward", "large:sft"))
         yield Job(seed, "prompts", ELEMENTS, until="reward", needs=("ptx:reward",))
         pairs = (*ELEMENTS, "reward.element=pair", "reward.batch=48")
