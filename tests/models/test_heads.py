@@ -245,6 +245,16 @@ def test_recomputed_activations_give_the_same_gradient(text, batch):
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-5, atol=1e-7)
 
 
+def test_recomputed_activations_are_the_same_in_bf16(text, batch):
+    grads = []
+    for checkpointing in (False, True):
+        model = tiny_model(text)
+        hardware = Hardware(precision="bf16", gradient_checkpointing=checkpointing)
+        Policy(model, text.vocab, hardware).backward_text_loss(batch, 1)
+        grads.append(model.transformer.h[0].attn.c_attn.weight.grad)
+    assert torch.equal(*grads)
+
+
 def test_bf16_is_for_compute_only(model, text, batch):
     policy = Policy(model, text.vocab, Hardware(precision="bf16"))
     assert {p.dtype for p in model.parameters()} == {torch.float32}

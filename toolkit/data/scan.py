@@ -16,7 +16,7 @@ from typing import Any
 from toolkit.spec.errors import DataError, Problem, SpecError
 from toolkit.spec.schema import Spec
 
-VERSION = 2
+VERSION = 3
 """Part of every cached answer's name; raised when the rules change."""
 
 

@@ -74,6 +74,16 @@ def precision(hardware: Hardware, device: torch.device, *, pairs: int) -> Iterat
         yield
 
 
+def attend_as_before() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Return the contexts of a checkpointed layer's two passes: both attend by the same kernel.
+
+    torch restores autocast for the second pass, which `precision` no longer surrounds, but not the
+    choice of kernels; another one keeps other tensors, which is an error.
+    """
+    plain = not torch.backends.cuda.flash_sdp_enabled()
+    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
+
+
 def token_precision(hardware: Hardware, device: torch.device) -> AbstractContextManager[Any]:
     """Compute in the spec's precision, one position a sequence at a time.
 

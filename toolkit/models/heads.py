@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from toolkit.data.batches import Batch
-from toolkit.models.compute import micro_batches, precision
+from toolkit.models.compute import attend_as_before, micro_batches, precision
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.output import LinearHead, find_output
 from toolkit.models.tables import add_looked_up_rows
@@ -201,7 +201,8 @@ def _allow_checkpointing(model: PreTrainedModel, hardware: Hardware) -> None:
         set_residual_dropout(model, 0.0)
         # the first name came during transformers 5, the second goes with 6
         newer = getattr(model, "activation_checkpointing_enable", None)
-        (newer or model.gradient_checkpointing_enable)()
+        settings = {"use_reentrant": False, "context_fn": attend_as_before}
+        (newer or model.gradient_checkpointing_enable)(settings)
 
 
 def _set_mode(model: PreTrainedModel, hardware: Hardware) -> None:
