@@ -31,6 +31,22 @@ def test_a_prompt_gets_four_to_nine_answers_both_included(stages, tmp_path):
     assert set(stage.k.tolist()) == {4}
 
 
+def test_the_order_in_which_a_spec_names_sources_changes_nothing(stages, tmp_path):
+    inputs = {kind: stages / kind for kind in ("data", "pretrain", "sft")}
+    drawn = []
+    for sources in ("{sft: 1, base: 2}", "{base: 2, sft: 1}"):
+        spec = load_spec(SPEC, [f"collect.sources={sources}"]).spec
+        stage = Collect(
+            StageContext(
+                spec=spec, name="collect.1", kind="collect", round=1, work=tmp_path, inputs=inputs
+            )
+        )
+        stage.setup()
+        drawn.append(stage.source)
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {"sft", "base"}
+
+
 def test_a_minibatch_meets_ratio_times_its_episodes_of_pretraining_text(ppo, monkeypatch):
     drawn, real = [], ppo_stage.windows
 

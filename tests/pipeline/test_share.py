@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.pipeline.fakes import STAGES, Stages, load
 from toolkit.pipeline.runner import prepare, run
 from toolkit.pipeline.store import Store, read_done
+from toolkit.spec.errors import ToolkitError
 
 
 def variant(folder: Path, name: str, *overrides: str):
@@ -68,3 +71,18 @@ def test_a_kill_while_linking_leaves_no_result(tmp_path, stages: Stages, monkeyp
     assert store.unpublished("sft", done.key) is None
     store.adopt("sft", done.key, tmp_path / "all/one/stages/sft")
     assert store.done("sft") == done
+
+
+def test_a_result_that_its_run_replaces_meanwhile_is_not_linked(tmp_path, stages: Stages):
+    run(variant(tmp_path, "one"))
+    source = tmp_path / "all/one/stages/ppo.1"
+    done = read_done(source)
+    assert done is not None
+    run(variant(tmp_path, "one", "ppo.kl.coef=0.9"))
+    store = Store(tmp_path / "all/two")
+    for gone in (source, tmp_path / "all/one/stages/nowhere"):
+        with pytest.raises(ToolkitError, match=r"^ppo\.1: .* was replaced .*; run again$"):
+            store.adopt("ppo.1", done.key, gone)
+    assert store.done("ppo.1") is None
+    assert store.unpublished("ppo.1", done.key) is None
+    assert store.recover() == []

@@ -31,6 +31,7 @@ from toolkit.pipeline.files import (
     remove_tree,
     write_json_atomic,
 )
+from toolkit.spec.errors import ToolkitError
 
 PROGRESS = "progress.json"
 CHECKPOINT = "checkpoint"
@@ -121,6 +122,12 @@ def _all_but_done(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name == "done.json"]
 
 
+def _gone(name: str, source: Path) -> ToolkitError:
+    return ToolkitError(
+        f"{name}: {source} was replaced by the run it belongs to while it was linked; run again"
+    )
+
+
 class Store:
     """The stages/ folder of one run."""
 
@@ -193,13 +200,22 @@ class Store:
         return self._move_into_place(name, self.old_folder(name, key), key)
 
     def adopt(self, name: str, key: str, source: Path) -> Path:
-        """Link a finished stage of another run into place; copies where links are impossible."""
+        """Link a finished stage of another run into place; copies where links are impossible.
+
+        Raises:
+            ToolkitError: the other run replaced it in the meantime.
+        """
         folder = self.partial_folder(name, key)
         remove_tree(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         # done.json last: a kill before it leaves an unfinished folder, not half a result
-        shutil.copytree(source, folder, copy_function=_link, ignore=_all_but_done)
+        try:
+            shutil.copytree(source, folder, copy_function=_link, ignore=_all_but_done)
+        except (FileNotFoundError, shutil.Error) as error:
+            raise _gone(name, source) from error
         fsync_tree(folder)
+        if self._matching(source, key) is None:
+            raise _gone(name, source)
         _link(source / "done.json", folder / "done.json")
         return self._move_into_place(name, folder, key)
 

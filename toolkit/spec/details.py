@@ -156,8 +156,9 @@ def _reward_model() -> Iterator[Detail]:
         ("toolkit/data/batches.py:Batch.ends", "toolkit/models/heads.py:Scorer.scores_of"),
     )  # fmt: skip
     yield Detail(
-        12, _REWARD, "the scalar head starts as N(0, 1/sqrt(width + 1)), without a bias",
-        (),
+        12, _REWARD, "the scalar head starts as N(0, 1/sqrt(width + 1)), or of the standard "
+        "deviation given, without a bias",
+        ("reward.head_std",),
         ("toolkit/models/load.py:make_scalar",),
     )  # fmt: skip
     yield Detail(

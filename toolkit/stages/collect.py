@@ -26,6 +26,8 @@ from toolkit.stages.shared import (
 )
 from toolkit.training.random import Stream
 
+_FIRST = ("sft", "base", "ppo")  # sources before any folder
+
 
 class Collect:
     """Sample answers, a chunk of prompts per step."""
@@ -64,9 +66,14 @@ class Collect:
         return order[np.arange(first, first + count) % prompts]
 
     def _sources(self) -> list[str]:
-        """Sources that exist in this round: no PPO policy does before the first PPO."""
+        """Sources that exist in this round: no PPO policy does before the first PPO.
+
+        In an order of their own: results may not depend on the order that a spec names them in,
+        which no key holds.
+        """
         there = "learner" in self.ctx.inputs
-        return [name for name in self.config.sources if name != "ppo" or there]
+        names = sorted(name for name in self.config.sources if name != "ppo" or there)
+        return sorted(names, key=lambda name: (*_FIRST, name).index(name))
 
     def _policy(self, name: str) -> Policy:
         ctx, text = self.ctx, self.text
