@@ -55,6 +55,7 @@ from toolkit.training.random import Order, Stream
 
 _CHUNK = 256  # answers scored together after training
 _CENTRE_ON = 2048  # demonstrations that centre the scores; its error is then 2 % of their spread
+_TRAINED_ON = 512  # training prompts measured beside the held-out ones, to see overfitting
 
 
 class Reward:
@@ -232,7 +233,7 @@ class Reward:
 
     def _accuracy(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"score_offset": self.model.config.score_offset}
-        parts["train"] = self.measure(self.train[:_CENTRE_ON])
+        parts["train"] = self.measure(self.train[:_TRAINED_ON])
         scores = self._scores(self.valid)
         parts["valid"] = self.measure(self.valid, scores)
         parts["by_k"] = self._by(scores, lambda record: str(len(record["ranks"])))
