@@ -40,16 +40,17 @@ def rows(report: Record) -> Iterator[tuple[str, str, str]]:
     yield _tax(models, "skill", "SQuAD 69.75 / 65.90 / 51.95 / 69.93", "held-out skills, %", 100)
     paper = "not printed; gamma >= 20 recovers SQuAD and DROP"
     yield _tax(models, "pretraining_loss", paper, "pretraining loss, nats", 1)
-    apart = [
-        abs(models["ppo"]["wins"]["by_seed"][s] - models["ptx"]["wins"]["by_seed"][s])
+    gained = [
+        models["ptx"]["wins"]["by_seed"][s] - models["ppo"]["wins"]["by_seed"][s]
         for s in models["ppo"]["wins"]["by_seed"]
     ]
     yield (
         "the win rate stays",
         "PPO-ptx is preferred like PPO",
         f"against SFT: PPO {_wins(report, 'ppo', 'sft')}, PPO-ptx {_wins(report, 'ptx', 'sft')}; "
-        f"apart by {', '.join(f'{100 * a:.1f}' for a in apart)} points by seed: "
-        f"{_verdict(max(apart) <= NEAR)} (within 2)",
+        f"ptx changes it by {', '.join(f'{100 * g:+.1f}' for g in gained)} points by seed: loses "
+        f"at most 2: {_verdict(min(gained) >= -NEAR)}; within 2 either way: "
+        f"{_verdict(max(map(abs, gained)) <= NEAR)}",
     )
     yield from _sweeps(report)
     yield from _elements(report)
