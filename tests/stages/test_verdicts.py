@@ -1,8 +1,12 @@
 """Win rates and the signs of over-optimisation."""
 
+import numpy as np
 import pytest
 
+from toolkit.report.joined.build import _share
+from toolkit.spec.schema import Evaluate as EvaluateSettings
 from toolkit.stages.elements import split_by_prompt
+from toolkit.stages.evaluate import Evaluate
 from toolkit.stages.label import ranks_of
 from toolkit.stages.verdicts import over_optimisation, win_rate
 
@@ -14,6 +18,52 @@ def test_a_tie_counts_one_half_and_the_interval_is_of_the_mean():
     half = 1.96 * (0.6875 / 3) ** 0.5 / 2  # points 1, 1, 0, .5: sum of squares 0.6875 around .625
     assert verdict["low"] == pytest.approx(0.625 - half)
     assert verdict["high"] == 1.0
+
+
+def test_prompts_of_one_group_count_once_in_the_interval():
+    """Two questions asked twice each, alike: the interval of two observations, not of four."""
+    ours, theirs = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0], [0.0] * 6
+    verdict = win_rate(ours, theirs, ["a", "a", "b", "b", "c", "c"])
+    # points 1, 1, .5, .5, 1, 1; mean 5/6; sums of deviations by group 1/3, -2/3, 1/3
+    half = 1.96 * ((1 / 9 + 4 / 9 + 1 / 9) * 3 / 2) ** 0.5 / 6
+    assert verdict["win_rate"] == pytest.approx(5 / 6)
+    assert verdict["low"] == pytest.approx(5 / 6 - half)
+    alone = win_rate([1.0, 0.0, 1.0], [0.0] * 3)
+    assert (verdict["low"], verdict["high"]) == pytest.approx((alone["low"], alone["high"]))
+    assert verdict["low"] < win_rate(ours, theirs)["low"]
+    assert verdict["wins"] == 4
+    # groups of two sizes: mean 3/4, sums of deviations 3/4 and -3/4
+    uneven = win_rate([1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], ["a", "a", "a", "b"])
+    assert uneven["low"] == pytest.approx(0.75 - 1.96 * (2 * (9 / 16 + 9 / 16)) ** 0.5 / 4)
+    one = win_rate([1.0, 1.0], [0.0, 0.0], ["a", "a"])
+    assert (one["low"], one["high"]) == (0.0, 1.0)
+
+
+def test_the_own_interval_is_that_of_the_joined_report():
+    points, groups = np.array([1.0, 0.5, 0.0, 1.0, 1.0]), ["a", "b", "b", "a", "c"]
+    joined = _share(points, np.ones(5), groups)
+    own = win_rate((points - 0.5).tolist(), [0.0] * 5, groups)
+    for key in ("win_rate", "low", "high"):
+        assert own[key] == pytest.approx(joined[key])
+
+
+def test_evaluate_hands_the_task_s_groups_to_the_interval():
+    stage = Evaluate.__new__(Evaluate)
+    stage.config, stage.groups = EvaluateSettings(win_rate=("oracle",)), ["a", "a", "a", "b"]
+    scores = {"sft": [0.0, 0.0, 0.0, 1.0], "ours": [1.0, 1.0, 1.0, 0.0]}
+    stage.measured = {n: {"rows": [{"oracle": v} for v in own]} for n, own in scores.items()}
+    wanted = win_rate(scores["ours"], scores["sft"], stage.groups)
+    assert stage._win_rates("ours") == {"oracle": wanted}
+    assert wanted != win_rate(scores["ours"], scores["sft"])
+
+
+def test_a_fall_on_few_questions_asked_often_is_no_fall():
+    """Of four questions three fall by one and one rises by one: -0.5 with an error of 0.5."""
+    high, low, reward = [1.0] * 75 + [0.0] * 25, [0.0] * 75 + [1.0] * 25, [3.0, 4.0] * 50
+    before = {"oracle": high, "exact": high, "reward": [0.0] * 100}
+    after = {"oracle": low, "exact": low, "reward": reward}
+    assert over_optimisation(before, after, [])
+    assert over_optimisation(before, after, [], [at // 25 for at in range(100)]) == []
 
 
 def judged(oracle, exact, reward, prompts=400):

@@ -34,7 +34,7 @@ VERSIONS: Mapping[str, int] = {
     "ppo": 4,
     "dpo": 1,
     "kto": 1,
-    "evaluate": 7,
+    "evaluate": 8,
     "export": 2,
 }
 """Raised by hand when a stage's code changes what it computes; older results then run again."""

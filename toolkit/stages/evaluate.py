@@ -1,8 +1,8 @@
 """Stage `evaluate`: the result against where it started, on held-out prompts.
 
 Win rate = share of prompts on which the judge scores the learner's answer above SFT's, a tie
-counting one half, with a 95 % interval of the mean. The reward model is also what PPO is trained
-on, so the oracle's verdict stands beside it.
+counting one half, with a 95 % interval of the mean that takes prompts of one group as one. The
+reward model is also what PPO is trained on, so the oracle's verdict stands beside it.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class Evaluate:
             result["judges"] = self._win_rates(decider)
             sft, ours = self._judged("sft"), self._judged(decider)
             if self.ctx.spec.learner not in FROM_RANKINGS:  # those never see the reward model
-                warnings = over_optimisation(sft, ours, self._curve())
+                warnings = over_optimisation(sft, ours, self._curve(), self.groups)
             self._write_samples(decider)
             if self.oracle is not None and self.reward is not None:
                 policy = self._policy(needed(self.contestants[decider].load)())
@@ -246,7 +246,7 @@ class Evaluate:
     def _win_rates(self, decider: str) -> dict[str, Any]:
         ours, theirs = self.measured[decider]["rows"], self.measured["sft"]["rows"]
         return {
-            judge: win_rate([r[judge] for r in ours], [r[judge] for r in theirs])
+            judge: win_rate([r[judge] for r in ours], [r[judge] for r in theirs], self.groups)
             for judge in self.config.win_rate
             if judge in ours[0]
         }
