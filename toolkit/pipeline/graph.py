@@ -28,7 +28,7 @@ VERSIONS: Mapping[str, int] = {
     "init": 2,
     "collect": 3,
     "label": 3,
-    "reward": 5,
+    "reward": 6,
     "folds": 2,
     "select": 2,
     "ppo": 4,
