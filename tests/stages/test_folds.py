@@ -16,7 +16,7 @@ from toolkit.report.table import print_report
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.load import load_spec
 from toolkit.stages.context import StageContext
-from toolkit.stages.folds import Folds, make_folds, summarize
+from toolkit.stages.folds import Folds, make_folds, refuse_empty, summarize
 from toolkit.stages.label import Label, ranks_of
 from toolkit.stages.reward import Reward
 from toolkit.training.loop import configure
@@ -146,26 +146,50 @@ def test_more_groups_than_labelers_is_an_error():
         make_folds(rows, [], 4)
 
 
-def test_means_and_errors_over_folds_worked_by_hand():
-    def fold(seen, unseen, groups):
-        return {
-            "groups": groups,
-            "training_labelers": {"accuracy": seen, "pairs": 9},
-            "held_out_labelers": {"pairs": 0} if unseen is None else {"accuracy": unseen},
-        }
+def test_a_fold_with_nothing_to_learn_is_named_before_any_trains():
+    tied, ranked = {"ranks": [1, 1]}, {"ranks": [1, 2]}
+    rows = [{"prompt": str(n), "labeler": f"l{n}", **(ranked if n else tied)} for n in range(2)]
+    wanted = r"folds: without the rankings of l1 .* \(1 prompts are left\).* lower folds.count"
+    with pytest.raises(StageFailed, match=wanted):
+        refuse_empty(make_folds(rows, [], 2))
+    refuse_empty(make_folds([{**row, **ranked} for row in rows], [], 2))
+    with pytest.raises(StageFailed, match=r"of l0 .* \(0 prompts are left\)"):
+        refuse_empty(
+            make_folds([{"prompt": "p", "labeler": "l0", **ranked}], [{"labeler": "l1"}], 2)
+        )
 
-    found = summarize(
-        [
-            fold(0.7, 0.6, [0.6, 0.9, None]),
-            fold(0.8, 0.8, [0.7, 0.8, None]),
-            fold(0.9, None, [0.9, 0.8, None]),
-        ]
-    )
+
+def fold(labeler, seen, unseen, groups):
+    return {
+        "labelers": [labeler],
+        "groups": [{"labelers": [name], "accuracy": value} for name, value in groups.items()],
+        "training_labelers": {"accuracy": seen, "pairs": 9},
+        "held_out_labelers": {"pairs": 0} if unseen is None else {"accuracy": unseen},
+    }
+
+
+RESULTS = (
+    fold("a", 0.7, 0.6, {"a": 0.6, "b": 0.9, "c": None}),
+    fold("b", 0.8, 0.8, {"a": 0.7, "b": 0.8, "c": None}),
+    fold("c", 0.9, None, {"a": 0.9, "b": 0.8, "c": None}),
+)
+
+
+def test_means_and_errors_over_folds_worked_by_hand():
+    found = summarize(list(RESULTS))
     assert found["training_labelers"] == pytest.approx({"mean": 0.75, "error": 0.05})
     assert found["held_out_labelers"] == pytest.approx({"mean": 0.7, "error": 0.1})
     # 0.6 less the mean of 0.7 and 0.9; 0.8 less the mean of 0.9 and 0.8; the third has no pairs
     assert found["difference"] == pytest.approx({"mean": -0.125, "error": 0.075})
     assert summarize([]) == {}
+
+
+def test_results_find_their_group_by_name():
+    """Whatever the order of the folds, and with one of them absent."""
+    order = [RESULTS[2], RESULTS[0], RESULTS[1]]
+    assert summarize(order)["difference"] == pytest.approx({"mean": -0.125, "error": 0.075})
+    # without a's fold only b's group has both sides: 0.8 less 0.8
+    assert summarize(list(RESULTS[1:]))["difference"] == pytest.approx({"mean": 0.0})
 
 
 def test_the_report_shows_agreement_and_both_accuracies(out, capsys):

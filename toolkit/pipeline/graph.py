@@ -29,7 +29,7 @@ VERSIONS: Mapping[str, int] = {
     "collect": 3,
     "label": 3,
     "reward": 6,
-    "folds": 2,
+    "folds": 3,
     "select": 2,
     "ppo": 4,
     "dpo": 1,

@@ -58,6 +58,7 @@ class Folds:
         split = split_by_prompt(records, spec.data.split.valid, spec.seed)
         train, valid = (by_trainer(side)[0] for side in split)
         self.folds = make_folds(train, valid, self.config.count)
+        refuse_empty(self.folds)
         sizes = [steps_of(spec.reward, fold.train) for fold in self.folds]
         self.starts = list(accumulate(sizes, initial=0))
         return self.starts[-1]
@@ -80,13 +81,18 @@ class Folds:
 
     def _measure(self, fold: Fold) -> Record:
         measure = self.reward.measure
-        groups = [f.unseen for f in self.folds]
         return {
             "labelers": list(fold.labelers),
             "trained_on": len(fold.train),
             "training_labelers": measure(fold.seen),
             "held_out_labelers": measure(fold.unseen),
-            "groups": [measure(group).get("accuracy") for group in groups],
+            "groups": [
+                {
+                    "labelers": list(other.labelers),
+                    "accuracy": measure(other.unseen).get("accuracy"),
+                }
+                for other in self.folds
+            ],
         }
 
     def state(self) -> dict[str, Any]:
@@ -143,6 +149,21 @@ def make_folds(train: list[Record], valid: list[Record], count: int) -> list[Fol
     ]
 
 
+def refuse_empty(folds: list[Fold]) -> None:
+    """Find folds that could not train before any of them has.
+
+    Raises:
+        StageFailed: no ranking that a fold trains on prefers one answer to another.
+    """
+    for fold in folds:
+        if not any(len(set(r["ranks"])) > 1 for r in fold.train):
+            raise StageFailed(
+                f"folds: without the rankings of {', '.join(fold.labelers)} no two answers to one "
+                f"training prompt differ in rank ({len(fold.train)} prompts are left), so there is "
+                "nothing to learn; collect more prompts, lower folds.count, or leave folds out"
+            )
+
+
 def summarize(results: list[Record]) -> dict[str, Any]:
     """Return mean and standard error over folds of both accuracies, and over groups of the change.
 
@@ -152,17 +173,19 @@ def summarize(results: list[Record]) -> dict[str, Any]:
     both = [[r[side]["accuracy"] for side in sides] for r in results if _is_measured(r, sides)]
     columns = dict(zip(sides, zip(*both, strict=True), strict=True)) if both else {}
     found = {side: _mean_error(values) for side, values in columns.items()}
-    changes = [change for at in range(len(results)) for change in _change(results, at)]
+    changes = [change for result in results for change in _change(results, result["labelers"])]
     return found | ({"difference": _mean_error(changes)} if changes else {})
 
 
-def _change(results: list[Record], group: int) -> list[float]:
+def _change(results: list[Record], group: list[str]) -> list[float]:
     """Return [accuracy on a group without its rankings, less with them]; [] where unknown."""
-    values = [result["groups"][group] for result in results]
-    if None in values:
-        return []
-    with_them = [value for fold, value in enumerate(values) if fold != group]
-    return [values[group] - sum(with_them) / len(with_them)]
+    without: list[float | None] = []
+    with_them: list[float | None] = []
+    for result in results:
+        own = next(g["accuracy"] for g in result["groups"] if g["labelers"] == group)
+        (without if result["labelers"] == group else with_them).append(own)
+    left, had = ([v for v in side if v is not None] for side in (without, with_them))
+    return [left[0] - sum(had) / len(had)] if left and had else []
 
 
 def _is_measured(result: Record, sides: Iterable[str]) -> bool:
