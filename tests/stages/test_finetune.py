@@ -1,5 +1,7 @@
 """The one trainer of sft and init: the mixture's gradient, kept epochs, dropout."""
 
+import os
+
 import pytest
 import torch
 
@@ -92,6 +94,24 @@ def test_a_kept_epoch_is_the_model_that_fewer_epochs_end_with(stages, tmp_path):
     first, kept = (m.state_dict() for m in models)
     assert all(torch.equal(first[name], kept[name]) for name in first)
     assert not (two.work / "epochs" / "2").exists()
+
+
+def test_a_kept_epoch_is_on_disk_before_a_checkpoint_relies_on_it(stages, tmp_path, monkeypatch):
+    ctx = context(stages, "sft", tmp_path / "work", "sft.epochs=2", "sft.select=reward")
+    stage = Sft(ctx)
+    stage.setup()
+    synced, sync = set(), os.fsync
+
+    def keep(handle):
+        synced.add(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", keep)
+    stage._end_epoch(1)
+    kept = ctx.work / "epochs" / "1"
+    assert (kept / "model.safetensors").is_file()
+    wanted = {*kept.rglob("*"), kept, kept.parent, ctx.work}
+    assert {str(path.resolve()) for path in wanted} <= synced
 
 
 def test_dropout_acts_in_sft_and_not_in_the_start(stages, tmp_path):

@@ -32,6 +32,7 @@ from toolkit.stages.shared import (
     stream_of,
     text_of,
 )
+from toolkit.training.checkpoint import sync_tree
 from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater
 from toolkit.training.random import Order
@@ -150,7 +151,9 @@ class FineTune:
     def _end_epoch(self, epoch: int) -> dict[str, float]:
         """Keep the weights where they are asked for; measure the held-out loss."""
         if self.recipe.keep and epoch < self.recipe.epochs:
-            save_model(self.model, self.ctx.work / "epochs" / str(epoch), self.text)
+            folder = self.ctx.work / "epochs" / str(epoch)
+            save_model(self.model, folder, self.text)
+            sync_tree(folder)  # a checkpoint after this step takes it for there
         if not self.valid:
             return {}
         self.valid_loss.append(self._held_out_loss())

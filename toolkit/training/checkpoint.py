@@ -21,11 +21,24 @@ def save_whole(value: Any, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush all below `folder`, it and its two parents to disk, before a checkpoint relies on it.
+
+    The parents, since their entries for new folders must survive a power cut as well.
+    """
+    for path in (*folder.rglob("*"), folder, folder.parent, folder.parent.parent):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 class Checkpoints:
