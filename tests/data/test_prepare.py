@@ -47,6 +47,15 @@ def test_a_user_is_on_one_side_in_every_file(write, spec_of) -> None:
     assert not sides["train"] & sides["valid"]
 
 
+@pytest.mark.parametrize("by", ["user", "record"])
+def test_records_name_their_user_where_users_divide_them(write, spec_of, by) -> None:
+    rows = [{"prompt": f"p{at}", "user": f"u{at % 9}"} for at in range(60)]
+    prepared = run(spec_of(prompts=write("p.jsonl", *rows), valid=0.3, by=by))
+    owner = {row["prompt"]: row["user"] for row in rows} if by == "user" else {}
+    kept = [row for side in prepared.records["prompts"].values() for row in side]
+    assert all(row.get("user") == owner.get(row["prompt"]) for row in kept)
+
+
 def test_a_prompt_held_out_for_one_user_is_dropped_for_another(write, spec_of) -> None:
     rows = [{"prompt": "same", "user": f"u{at}"} for at in range(50)]
     rows += [{"prompt": f"p{at}", "user": f"u{at}"} for at in range(50)]

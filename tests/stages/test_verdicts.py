@@ -1,10 +1,13 @@
 """Win rates and the signs of over-optimisation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from toolkit.report.joined.build import _share
 from toolkit.spec.schema import Evaluate as EvaluateSettings
+from toolkit.stages.collect import Collect
 from toolkit.stages.elements import split_by_prompt
 from toolkit.stages.evaluate import Evaluate
 from toolkit.stages.label import ranks_of
@@ -123,3 +126,29 @@ def test_nobody_stands_on_both_sides_of_the_split():
     assert owners[0].isdisjoint(owners[1])
     assert valid
     assert split_by_prompt(records[::-1], 0.3, seed=1)[1] == valid[::-1]
+
+
+def test_a_user_trains_or_validates_with_collected_prompts_too():
+    ours = [{"prompt": f"p{at}", "user": f"u{at % 20}"} for at in range(100)]
+    given = [{"prompt": f"given {at}", "user": f"u{at}", "split": "train"} for at in range(20)]
+    shared = [{"prompt": "asked by all", "user": f"u{at}"} for at in range(20)]
+    train, valid = split_by_prompt(ours, 0.3, seed=1)
+    assert not {r["user"] for r in train} & {r["user"] for r in valid}
+    assert train
+    assert valid
+    assert split_by_prompt([*ours, *given], 0.3, seed=1)[1] == []
+    train, valid = split_by_prompt([*ours, *shared], 0.3, seed=1)
+    assert not {r["prompt"] for r in train} & {r["prompt"] for r in valid}
+    assert not {r["user"] for r in train} & {r["user"] for r in valid}
+    assert sum(r["prompt"] != "asked by all" for r in [*train, *valid]) == len(ours)
+
+
+def test_collected_records_name_the_user_of_their_prompt():
+    stage = Collect.__new__(Collect)
+    stage.prompts = [{"prompt": "a", "prompt_ids": [1], "user": "u"}]
+    stage.first, stage.source = [0, 2], ["sft", "base"]
+    stage.text = SimpleNamespace(decode_response=lambda ids: (str(ids), True))
+    record = stage._record(0, {0: ([2], True), 1: ([3], False)})
+    assert record["user"] == "u"
+    assert record["prompt_ids"] == [1]
+    assert (record["responses_ids"], record["finished"]) == ([[2], [3]], [True, False])

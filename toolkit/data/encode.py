@@ -43,7 +43,9 @@ def encode_record(
     if len(prompt_ids) > limit:
         dropped[f"prompt over {limit} tokens"] += 1
         return None
-    base = {"prompt": record.prompt, "prompt_ids": prompt_ids}
+    base: Tokenized = {"prompt": record.prompt, "prompt_ids": prompt_ids}
+    if spec.data.split.by == "user" and record.user is not None:
+        base["user"] = record.user
     if not record.responses:
         return base
     limit = spec.text.max_response

@@ -22,11 +22,11 @@ LEARNER = "learner"
 """Key of Node.inputs under which evaluate, export and collect find a learner's folder."""
 
 VERSIONS: Mapping[str, int] = {
-    "data": 1,
+    "data": 2,
     "pretrain": 4,
     "sft": 4,
     "init": 2,
-    "collect": 3,
+    "collect": 4,
     "label": 3,
     "reward": 6,
     "folds": 3,

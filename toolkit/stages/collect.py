@@ -124,8 +124,7 @@ class Collect:
         rows = range(self.first[p], self.first[p + 1])
         ids = [answers[row][0] for row in rows]
         return {
-            "prompt": self.prompts[p]["prompt"],
-            "prompt_ids": self.prompts[p]["prompt_ids"],
+            **self.prompts[p],
             "responses": [self.text.decode_response(i)[0] for i in ids],
             "responses_ids": ids,
             "finished": [answers[row][1] for row in rows],

@@ -17,21 +17,24 @@ from toolkit.training.random import key_of
 def split_by_prompt(
     records: list[Record], share: float, seed: int
 ) -> tuple[list[Record], list[Record]]:
-    """Hold out `share` of the prompts (users, where given).
+    """Hold out `share` of the prompts (of the users, where records name them).
 
     Nobody stands on both sides, whatever the order. A record that the data stage put on a side
-    stays there.
+    stays there, and so do its prompt, and the prompts of a user who has one to train on. A prompt
+    held out for one user is dropped from another's training, as the data stage does.
     """
     train: list[Record] = []
     valid: list[Record] = []
     fixed = {r["prompt"]: r["split"] for r in records if "split" in r}
+    trained_on = {r["user"] for r in records if r.get("split") == "train" and r.get("user")}
     for record in records:
         owner = str(record.get("user") or record["prompt"])
         held = key_of(seed, "held-out rankings", owner) / 2**128 < share
-        drawn = "valid" if held else "train"
+        drawn = "valid" if held and record.get("user") not in trained_on else "train"
         side = record.get("split") or fixed.get(record["prompt"], drawn)
         (valid if side == "valid" else train).append(record)
-    return train, valid
+    prompts = {r["prompt"] for r in valid}
+    return [r for r in train if r["prompt"] not in prompts], valid
 
 
 def by_trainer(records: list[Record]) -> tuple[list[Record], list[Record]]:
