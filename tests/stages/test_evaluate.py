@@ -57,18 +57,24 @@ def test_every_prompt_has_a_row_with_every_model(out):
 
 
 def test_models_draw_the_same_numbers(out, tmp_path):
-    """The same weights under two names answer alike: only the names differ."""
+    """The same weights measured under two names, one after the other, answer alike."""
     stage = context(out / "stages", "evaluate", tmp_path / "work", *MORE)
-    text = text_of(stage)
     evaluate = Evaluate(stage)
     evaluate.setup()
-    policy = evaluate._policy(evaluate.contestants["base"].load())
-    again = evaluate._policy(evaluate.contestants["base"].load())
-    first, second = (evaluate._answers(p, []) for p in (policy, again))
-    assert [r["response"] for r in first] == [r["response"] for r in second]
-    prefix = few_shot(stage, text, load_oracle(stage.spec), 1)
-    prompted = evaluate._answers(policy, prefix)
-    assert [r["response"] for r in prompted] != [r["response"] for r in first]
+    found = evaluate.contestants
+    evaluate.contestants = {
+        "sft": found["sft"],
+        "base": found["base"],
+        "base again": found["base"],
+        "ppo_last": found["base"],
+        "prompted": found["prompted"],
+    }
+    for i in range(5):
+        evaluate.step(i)
+    rows = {name: held["rows"] for name, held in evaluate.measured.items()}
+    assert rows["base"] == rows["base again"] == rows["ppo_last"]
+    said = {name: [r["response"] for r in own] for name, own in rows.items()}
+    assert len({tuple(said[name]) for name in ("sft", "base", "prompted")}) == 3
 
 
 def test_the_prefix_is_right_demonstrations_with_their_end_of_text(out, tmp_path):
