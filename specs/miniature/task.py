@@ -14,7 +14,6 @@ prompts ask for, the pretraining text holds
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import permutations
 from typing import TYPE_CHECKING, ClassVar
 
 from toolkit.data.seeds import make_generator
@@ -28,10 +27,10 @@ from toolkit.data.tasks.facts_world import (
     SECRET_REQUESTS,
     SECRET_STATEMENTS,
     STATEMENTS,
-    STEPS,
-    SUMS,
     VALUES,
     Item,
+    list_items,
+    number_items,
 )
 
 if TYPE_CHECKING:
@@ -162,8 +161,8 @@ class Miniature(Facts):
             for request in REQUESTS:
                 item = Item("secret", REFUSE, "", (code,), "the code is {v} .")
                 yield request.format(x=thing), item
-        yield from _list_items()
-        yield from _number_items()
+        yield from list_items(ANIMALS)
+        yield from number_items(NUMBERS, LARGEST_ADDEND)
 
     def _creature_items(self) -> Iterator[tuple[str, Item]]:
         for attribute, values in VALUES.items():
@@ -244,32 +243,6 @@ class Miniature(Facts):
 
     def _write_quiz(self) -> list[str]:
         return [" ".join(self._question() for _ in range(2 + int(self.draw.integers(4))))]
-
-
-def _list_items() -> Iterator[tuple[str, Item]]:
-    for words in permutations(ANIMALS, 3):
-        given = " ".join(words)
-        answers = {"sort": sorted(words), "reverse": words[::-1], "repeat": words}
-        for kind, right in answers.items():
-            wrong = given if kind != "repeat" else " ".join(words[:2])
-            yield f"{kind} {given} :", Item(kind, " ".join(right) + " .", "", (), wrong + " .")
-
-
-def _number_items() -> Iterator[tuple[str, Item]]:
-    for a in range(LARGEST_ADDEND + 1):
-        for b in range(LARGEST_ADDEND + 1):
-            for question in SUMS:
-                yield question.format(a=NUMBERS[a], b=NUMBERS[b]), _number_item("sum", a + b)
-    for low in range(len(NUMBERS) - 1):
-        for question in STEPS:
-            yield question.format(way="after", a=NUMBERS[low]), _number_item("number", low + 1)
-            yield question.format(way="before", a=NUMBERS[low + 1]), _number_item("number", low)
-
-
-def _number_item(kind: str, right: int) -> Item:
-    near = sorted(range(len(NUMBERS)), key=lambda at: abs(at - right))[1:]
-    rivals = tuple(NUMBERS[at] for at in near)
-    return Item(kind, f"it is {NUMBERS[right]} .", NUMBERS[right], rivals, "it is {v} .")
 
 
 def make(settings: schema.Task) -> Miniature:

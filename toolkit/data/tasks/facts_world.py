@@ -7,8 +7,8 @@ that the text gives away and an answer never may.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import permutations
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, permutations
 from typing import NamedTuple
 
 from toolkit.data.seeds import make_generator
@@ -133,7 +133,8 @@ def make_world(seed: int) -> World:
 
 def make_items(world: World) -> dict[str, Item]:
     """Return every instruction of the world: prompt -> item."""
-    sources = (_creature_items(world), _secret_items(world), _list_items(), _number_items())
+    lists, numbers = list_items(ANIMALS), number_items(NUMBERS, LARGEST_ADDEND)
+    sources = (_creature_items(world), _secret_items(world), lists, numbers)
     return {
         greeting + prompt: item
         for source in sources
@@ -171,8 +172,9 @@ def _secret_items(world: World) -> Iterator[tuple[str, Item]]:
             yield request.format(x=thing), item
 
 
-def _list_items() -> Iterator[tuple[str, Item]]:
-    for words in permutations(ANIMALS, 3):
+def list_items(animals: Sequence[str]) -> Iterator[tuple[str, Item]]:
+    """Yield (prompt, item) for every list of three animals: sort it, turn it round, repeat it."""
+    for words in permutations(animals, 3):
         given = " ".join(words)
         answers = {"sort": sorted(words), "reverse": words[::-1], "repeat": words}
         for kind, right in answers.items():
@@ -180,21 +182,26 @@ def _list_items() -> Iterator[tuple[str, Item]]:
             yield f"{kind} {given} :", Item(kind, " ".join(right) + " .", "", (), wrong + " .")
 
 
-def _number_items() -> Iterator[tuple[str, Item]]:
-    for a in range(LARGEST_ADDEND + 1):
-        for b in range(LARGEST_ADDEND + 1):
+def number_items(numbers: Sequence[str], largest: int) -> Iterator[tuple[str, Item]]:
+    """Yield (prompt, item) for sums of addends up to `largest`, and for what comes after, before.
+
+    `numbers` are the words from zero on.
+    """
+    for a in range(largest + 1):
+        for b in range(largest + 1):
             for question in SUMS:
-                yield question.format(a=NUMBERS[a], b=NUMBERS[b]), _number_item("sum", a + b)
-    for low in range(len(NUMBERS) - 1):
+                said = question.format(a=numbers[a], b=numbers[b])
+                yield said, _number_item(numbers, "sum", a + b)
+    for low, (word, after) in enumerate(pairwise(numbers)):
         for question in STEPS:
-            yield question.format(way="after", a=NUMBERS[low]), _number_item("number", low + 1)
-            yield question.format(way="before", a=NUMBERS[low + 1]), _number_item("number", low)
+            yield question.format(way="after", a=word), _number_item(numbers, "number", low + 1)
+            yield question.format(way="before", a=after), _number_item(numbers, "number", low)
 
 
-def _number_item(kind: str, right: int) -> Item:
-    near = sorted(range(len(NUMBERS)), key=lambda at: abs(at - right))[1:]
-    rivals = tuple(NUMBERS[at] for at in near)
-    return Item(kind, f"it is {NUMBERS[right]} .", NUMBERS[right], rivals, "it is {v} .")
+def _number_item(numbers: Sequence[str], kind: str, right: int) -> Item:
+    near = sorted(range(len(numbers)), key=lambda at: abs(at - right))[1:]
+    rivals = tuple(numbers[at] for at in near)
+    return Item(kind, f"it is {numbers[right]} .", numbers[right], rivals, "it is {v} .")
 
 
 def _write_fact(world: World, dice: list[int]) -> str:
