@@ -10,6 +10,7 @@ import pytest
 from tests.report.conftest import EVALUATION, SPEC, RunFolder, write_lines
 from tests.report.test_command import run
 from toolkit.report.joined.build import build, seconds_spent
+from toolkit.report.joined.figures import draw_epochs
 from toolkit.report.joined.models import join
 from toolkit.report.load import load_run
 from toolkit.spec.errors import ToolkitError
@@ -145,3 +146,10 @@ def test_the_command_writes_one_page_and_json(two: list[Path], capsys) -> None:
 def test_a_folder_named_twice_is_refused(two: list[Path]) -> None:
     with pytest.raises(ToolkitError, match="named twice"):
         run(str(two[0]), str(two[0]))
+
+
+def test_a_reward_model_without_a_held_out_pair_is_left_out_of_the_epochs() -> None:
+    measured = {"run": "a", "by_epoch": [{"accuracy": 0.5, "loss": 0.7}] * 2}
+    empty = {"run": "b", "by_epoch": [{"pairs": 0, "accuracy": None, "loss": None}] * 2}
+    assert draw_epochs([empty]) == ""
+    assert draw_epochs([measured, empty]) == draw_epochs([measured]) != ""

@@ -114,9 +114,16 @@ def _draw_path(
     axes.scatter([smooth[0][-1]], [smooth[1][-1]], color=colour, s=22, zorder=3)
 
 
+def _measured(epochs: Sequence[Record]) -> bool:
+    return all(is_number(e.get(key)) for e in epochs for key in ("accuracy", "loss"))
+
+
 def draw_epochs(models: Sequence[Record]) -> str:
-    """Return held-out accuracy and loss of reward models after each epoch, by element."""
-    shown = [m for m in models if len(m["by_epoch"]) >= 2]
+    """Return held-out accuracy and loss of reward models after each epoch, by element.
+
+    A model without a held-out pair to compare has no figures, and is left out.
+    """
+    shown = [m for m in models if len(m["by_epoch"]) >= 2 and _measured(m["by_epoch"])]
     if not shown:
         return ""
     names = list(dict.fromkeys(m["run"] for m in shown))
