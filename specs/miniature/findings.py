@@ -86,6 +86,9 @@ def _tax(models: Record, key: str, paper: str, title: str, unit: float) -> tuple
     hurt = all(sign * (values[start][s] - values["ppo"][s]) > 0 for s in seeds)
     said = [f"{' / '.join(TITLES[n] for n in names)}: {means}", f"PPO hurts: {_verdict(hurt)}"]
     for name in dict.fromkeys(("base", start)):
+        if not all(values[name][s] for s in seeds):
+            said.append(f"{TITLES[name]} has none to keep on some seed")
+            continue
         gaps = [sign * (values[name][s] - values["ptx"][s]) / values[name][s] for s in seeds]
         shown = ", ".join(f"{-100 * g:+.1f} %" for g in gaps)
         said.append(

@@ -9,7 +9,10 @@ from specs.compare.tasks import save_base
 from tests.tiny import tiny_model, tiny_text
 from toolkit.spec.load import load_spec
 
-CHANGES = ("sft.epochs=1", "sft.batch=4", "reward.batch=2", "ppo.batch=4", "ppo.minibatch=4")
+CHANGES = (
+    "sft.epochs=1", "sft.batch=4", "reward.epochs=1", "reward.batch=2", "ppo.batch=4",
+    "ppo.minibatch=4",
+)  # fmt: skip
 EXAMPLES = (
     ([0, 1, 8], [0, 1, 9]), ([2, 1, 8], [1, 2, 9]), ([1, 0, 8], [0, 1, 9]), ([3, 2, 8], [2, 3, 9]),
     ([3, 0, 4, 8], [0, 3, 4, 9]), ([3, 1, 8], [3, 1, 9]), ([5, 4, 8], [4, 5, 9]), ([6, 8], [6, 9]),
