@@ -110,7 +110,12 @@ def _sweeps(report: Record) -> Iterator[tuple[str, str, str]]:
 
 
 def _elements(report: Record) -> Iterator[tuple[str, str, str]]:
-    several = [m for m in report["reward"] if len(m["by_epoch"]) > 1]
+    # a model that had no held-out pair to compare has no accuracy
+    several = [
+        m
+        for m in report["reward"]
+        if len(m["by_epoch"]) > 1 and all("accuracy" in epoch for epoch in m["by_epoch"])
+    ]
     parts = []
     for element in ("prompt", "pair"):
         own = [m["by_epoch"] for m in several if m["element"] == element]
