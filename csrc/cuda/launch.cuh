@@ -42,12 +42,39 @@ struct Target {
   void* stream;
 };
 
+// A launch some of whose blocks run at the same time and may wait for each other (cluster.cuh).
+// `threads` is a whole number of warps; nothing starts for 0 blocks.
+struct Launch {
+  int64_t blocks;
+  int threads;
+  size_t shared_bytes = 0;
+  int group = 1;             // blocks of a cluster, at most 16, a divisor of `blocks`; from 9.0 on
+  bool cooperative = false;  // all blocks: no more than resident_blocks()
+};
+
 #ifdef RLHF_EMULATE_CUDA
 
 template <typename... Params, typename... Args>
 void launch(const char*, const Target&, void (*kernel)(Params...), int64_t blocks, int threads,
             size_t shared_bytes, const Args&... args) {
-  emulation::run(blocks, threads, shared_bytes, [&] { kernel(args...); });
+  emulation::run({blocks, threads, shared_bytes}, [&] { kernel(args...); });
+}
+
+template <typename... Params, typename... Args>
+void launch_group(const char*, const Target&, void (*kernel)(Params...), const Launch& launch,
+                  const Args&... args) {
+  emulation::run(
+      {launch.blocks, launch.threads, launch.shared_bytes, launch.group, launch.cooperative},
+      [&] { kernel(args...); });
+}
+
+// 10 * major + minor of the compute capability.
+inline int compute_capability(const char*, const Target&) { return emulation::device().capability; }
+
+// How many blocks of a kernel the device holds at once.
+template <typename... Params>
+int64_t resident_blocks(const char*, const Target&, void (*)(Params...), int, size_t) {
+  return emulation::device().resident_blocks;
 }
 
 #else
@@ -83,22 +110,84 @@ class DeviceGuard {
   int former_ = 0;
 };
 
-// `threads` is a whole number of warps; nothing starts for 0 blocks.
+constexpr size_t kDefaultSharedBytes = 48 * 1024;
+constexpr int kPortableGroup = 8;
+
+// What a kernel must be told before a launch asks for much shared memory or a large cluster.
+template <typename... Params>
+void allow(const char* op, void (*kernel)(Params...), size_t shared_bytes, int group) {
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > kDefaultSharedBytes) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
+  }
+  if (error == cudaSuccess && group > kPortableGroup) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  if (error != cudaSuccess) fail_launch(op, error);
+}
+
 template <typename... Params, typename... Args>
-void launch(const char* op, const Target& target, void (*kernel)(Params...), int64_t blocks,
-            int threads, size_t shared_bytes, const Args&... args) {
-  if (blocks == 0) return;
-  if (blocks > 0x7fffffff) {
+void launch_group(const char* op, const Target& target, void (*kernel)(Params...),
+                  const Launch& launch, const Args&... args) {
+  if (launch.blocks == 0) return;
+  if (launch.blocks > 0x7fffffff) {
     throw std::invalid_argument(std::string(op) + ": more than 2^31 - 1 blocks; pass fewer rows");
   }
   const DeviceGuard guard(op, target.device);
+  allow(op, kernel, launch.shared_bytes, launch.group);
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
+  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+  config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = static_cast<cudaStream_t>(target.stream);
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (launch.group > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(launch.group);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  }
+  if (launch.cooperative) {
+    cudaLaunchAttribute& whole = attributes[config.numAttrs++];
+    whole.id = cudaLaunchAttributeCooperative;
+    whole.val.cooperative = 1;
+  }
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
   if (error != cudaSuccess) fail_launch(op, error);
+}
+
+template <typename... Params, typename... Args>
+void launch(const char* op, const Target& target, void (*kernel)(Params...), int64_t blocks,
+            int threads, size_t shared_bytes, const Args&... args) {
+  launch_group(op, target, kernel, Launch{blocks, threads, shared_bytes}, args...);
+}
+
+inline int device_attribute(const char* op, cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&value, attribute, device);
+  if (error != cudaSuccess) fail_launch(op, error);
+  return value;
+}
+
+// Asking takes nanoseconds: the runtime keeps these attributes.
+inline int compute_capability(const char* op, const Target& target) {
+  return 10 * device_attribute(op, cudaDevAttrComputeCapabilityMajor, target.device) +
+         device_attribute(op, cudaDevAttrComputeCapabilityMinor, target.device);
+}
+
+template <typename... Params>
+int64_t resident_blocks(const char* op, const Target& target, void (*kernel)(Params...),
+                        int threads, size_t shared_bytes) {
+  const DeviceGuard guard(op, target.device);
+  allow(op, kernel, shared_bytes, 1);
+  int per_processor = 0;
+  const cudaError_t error =
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_processor, kernel, threads, shared_bytes);
+  if (error != cudaSuccess) fail_launch(op, error);
+  return static_cast<int64_t>(per_processor) *
+         device_attribute(op, cudaDevAttrMultiProcessorCount, target.device);
 }
 
 #endif

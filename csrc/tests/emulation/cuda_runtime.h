@@ -6,6 +6,11 @@
 // them. Shared memory is a heap block of the size asked for, filled with 0xff before every block,
 // so that sanitizers see its ends and a read before a write gives NaN. A barrier or a warp function
 // that some threads of its block or warp do not reach ends the program.
+//
+// The blocks of a cluster, or all of a cooperative launch, run at the same time, each with shared
+// memory of its own, which ends with the block: a peer that reads it later finds NaN or the
+// sanitizer. A thread may also spin: yield() lets the others run, and a launch in which nothing
+// but spinning happens ends the program.
 #pragma once
 
 #include <cmath>
@@ -38,8 +43,24 @@ struct Place {
   int line;
 };
 
-// Runs `kernel` once per thread of `blocks` blocks, one block after the other.
-void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel);
+// How a launch is cut into blocks, and which of them run at the same time.
+struct Launch {
+  int64_t blocks;
+  int threads;
+  size_t shared_bytes;
+  int group = 1;             // blocks of a cluster, consecutive ones
+  bool cooperative = false;  // the whole grid at once
+};
+
+// The device that launches ask about. A test may change it to have other kernels chosen.
+struct Device {
+  int capability = 90;      // 10 * major + minor
+  int resident_blocks = 6;  // of any kernel, in a cooperative launch
+};
+Device& device();
+
+// Runs `kernel` once per thread, one group of blocks after the other.
+void run(const Launch& launch, const std::function<void()>& kernel);
 
 uint3 thread_index();
 uint3 block_index();
@@ -48,6 +69,14 @@ uint3 grid_dim();
 void* shared_memory();
 
 void wait_for_block(Place place);
+void wait_for_cluster(Place place);
+void wait_for_grid(Place place);
+// Lets every other thread have a turn: for a thread that waits for a value to change.
+void yield(Place place);
+int cluster_rank();
+int cluster_size();
+// What lies in the shared memory of the cluster's block `rank` where `mine` lies in this block's.
+void* peer(void* mine, int rank);
 // Hands in 8 bytes, waits for the warp, and returns what lane `lane` handed in.
 uint64_t exchange(Place place, uint64_t bits, int lane);
 uint32_t vote(Place place, bool predicate);

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -21,10 +22,12 @@ inline void __sanitizer_finish_switch_fiber(void*, const void**, size_t*) {}
 namespace emulation {
 namespace {
 
+// Thousands of fibers may exist at once; only the pages that they touch count.
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr int kWarp = 32;
+constexpr int kMostIdleRounds = 20000;
 
-enum class State { kReady, kAtBlock, kAtWarp, kDone };
+enum class State { kReady, kAtWarp, kAtBlock, kAtCluster, kAtGrid, kDone };
 
 struct Fiber {
   ucontext_t context;
@@ -34,6 +37,9 @@ struct Fiber {
   Place place = {"", 0};
   uint64_t handed_in = 0;
   bool vote = false;
+  // What the warp handed in when it was last complete.
+  uint64_t result = 0;
+  bool voted = false;
 };
 
 [[noreturn]] void die(const char* problem, Place place) {
@@ -43,40 +49,50 @@ struct Fiber {
 
 class Machine {
  public:
-  void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
-    if (threads % kWarp != 0 || threads > 1024) die("threads must be whole warps up to 1024", {});
+  void run(const Launch& launch, const std::function<void()>& kernel) {
+    if (launch.threads % kWarp != 0 || launch.threads > 1024) {
+      die("threads must be whole warps up to 1024", {"", 0});
+    }
+    if (launch.group < 1 || launch.group > 16 || launch.blocks % launch.group != 0) {
+      die("blocks must be whole clusters of at most 16", {"", 0});
+    }
+    if (launch.blocks == 0) return;
+    launch_ = launch;
     kernel_ = &kernel;
-    grid_ = blocks;
-    while (fibers_.size() < static_cast<size_t>(threads)) fibers_.emplace_back(new Fiber);
-    threads_ = threads;
-    order_.resize(static_cast<size_t>(threads));
+    const int64_t together = launch.cooperative ? launch.blocks : launch.group;
+    count_ = static_cast<int>(together) * launch.threads;
+    while (fibers_.size() < static_cast<size_t>(count_)) fibers_.emplace_back(new Fiber);
+    order_.resize(static_cast<size_t>(count_));
     std::iota(order_.begin(), order_.end(), 0);
     const char* name = std::getenv("RLHF_EMULATION_ORDER");
     mode_ = name ? name : "forward";
     if (mode_ == "reverse") std::reverse(order_.begin(), order_.end());
-    // Exactly the size asked for: one byte too far is an error under the address sanitizer.
-    std::unique_ptr<char[]> shared(new char[shared_bytes]);
-    shared_ = shared.get();
-    for (int64_t i = 0; i < blocks; ++i) {
-      block_ = mode_ == "forward" ? i : blocks - 1 - i;
-      std::memset(shared_, 0xff, shared_bytes);
-      run_block();
+    for (int64_t i = 0; i < launch.blocks; i += together) {
+      first_block_ = mode_ == "forward" ? i : launch.blocks - together - i;
+      run_blocks(static_cast<size_t>(together));
     }
   }
 
-  void run_block() {
-    for (int t = 0; t < threads_; ++t) start(*fibers_[t]);
-    while (step()) {
-    }
-  }
-
-  int thread() const { return current_; }
-  int64_t block() const { return block_; }
-  int threads() const { return threads_; }
-  int64_t grid() const { return grid_; }
-  void* shared() const { return shared_; }
+  int thread() const { return current_ % launch_.threads; }
+  int64_t block() const { return first_block_ + local_block(); }
+  const Launch& launch() const { return launch_; }
+  void* shared() const { return shared_[static_cast<size_t>(local_block())].get(); }
   Fiber& fiber(int index) { return *fibers_[static_cast<size_t>(index)]; }
+  Fiber& self() { return fiber(current_); }
+  Fiber& in_warp(int lane) { return fiber(current_ - current_ % kWarp + lane); }
   const std::function<void()>& kernel() const { return *kernel_; }
+
+  void* peer(void* mine, int rank) {
+    const int own = local_block();
+    const auto offset = static_cast<char*>(mine) - shared_[static_cast<size_t>(own)].get();
+    if (rank < 0 || rank >= launch_.group || offset < 0 ||
+        offset >= static_cast<std::ptrdiff_t>(launch_.shared_bytes)) {
+      die("no such place in the cluster's shared memory", {"", 0});
+    }
+    char* base = shared_[static_cast<size_t>(own - own % launch_.group + rank)].get();
+    if (base == nullptr) die("the shared memory of a block that has ended is asked for", {"", 0});
+    return base + offset;
+  }
 
   void wait(State state, Place place) {
     Fiber& self = fiber(current_);
@@ -99,6 +115,21 @@ class Machine {
  private:
   static void body();
 
+  int local_block() const { return current_ / launch_.threads; }
+
+  void run_blocks(size_t blocks) {
+    shared_.resize(blocks);
+    for (auto& shared : shared_) {
+      // Exactly the size asked for: one byte too far is an error under the address sanitizer.
+      shared.reset(new char[launch_.shared_bytes]);
+      std::memset(shared.get(), 0xff, launch_.shared_bytes);
+    }
+    for (int f = 0; f < count_; ++f) start(fiber(f));
+    idle_rounds_ = 0;
+    while (step()) {
+    }
+  }
+
   void start(Fiber& fiber) {
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -109,58 +140,79 @@ class Machine {
     makecontext(&fiber.context, body, 0);
   }
 
-  // Lets every ready thread run until it waits; false when the block has ended.
+  // Lets every ready thread run until it waits; false when all have ended.
   bool step() {
     if (mode_ == "shuffled") std::shuffle(order_.begin(), order_.end(), random_);
-    bool ran = false;
-    for (const int t : order_) {
-      if (fiber(t).state != State::kReady) continue;
-      ran = true;
-      current_ = t;
+    int ran = -1;
+    bool moved = false;
+    for (const int f : order_) {
+      if (fiber(f).state != State::kReady) continue;
+      ran = current_ = f;
       void* fake = nullptr;
-      __sanitizer_start_switch_fiber(&fake, fiber(t).stack.get(), kStackBytes);
-      swapcontext(&main_, &fiber(t).context);
+      __sanitizer_start_switch_fiber(&fake, fiber(f).stack.get(), kStackBytes);
+      swapcontext(&main_, &fiber(f).context);
       __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+      moved = moved || fiber(f).state != State::kReady;
     }
-    for (int first = 0; first < threads_; first += kWarp) release_warp(first);
-    return ran ? true : release_block();
-  }
-
-  void release_warp(int first) {
-    const Fiber& lead = fiber(first);
-    for (int t = first; t < first + kWarp; ++t) {
-      if (fiber(t).state != State::kAtWarp || fiber(t).place.line != lead.place.line) return;
-    }
-    for (int t = first; t < first + kWarp; ++t) {
-      results_[static_cast<size_t>(t)] = fiber(t).handed_in;
-      votes_[static_cast<size_t>(t)] = fiber(t).vote;
-    }
-    for (int t = first; t < first + kWarp; ++t) fiber(t).state = State::kReady;
-  }
-
-  bool release_block() {
-    int waiting = 0, ready = 0, done = 0;
-    for (int t = 0; t < threads_; ++t) {
-      waiting += fiber(t).state == State::kAtBlock;
-      ready += fiber(t).state == State::kReady;
-      done += fiber(t).state == State::kDone;
-    }
-    if (ready > 0) return true;
-    if (done == threads_) return false;
-    for (int t = 0; t < threads_; ++t) {
-      if (fiber(t).state == State::kAtWarp)
-        die("part of a warp did not reach this", fiber(t).place);
-    }
-    for (int t = 0; t < threads_; ++t) {
-      if (waiting == threads_ && fiber(t).place.line == fiber(0).place.line) continue;
-      die("part of a block did not reach this barrier",
-          fiber(fiber(t).state == State::kAtBlock ? t : 0).place);
-    }
-    for (int t = 0; t < threads_; ++t) fiber(t).state = State::kReady;
+    end_blocks();
+    const int threads = launch_.threads;
+    moved = release(State::kAtWarp, kWarp) || moved;
+    moved = release(State::kAtBlock, threads) || moved;
+    moved = release(State::kAtCluster, threads * launch_.group) || moved;
+    if (launch_.cooperative) moved = release(State::kAtGrid, count_) || moved;
+    idle_rounds_ = moved ? 0 : idle_rounds_ + 1;
+    if (ran < 0 && !moved) return explain();
+    if (idle_rounds_ > kMostIdleRounds) die("threads spin and nothing changes", fiber(ran).place);
     return true;
   }
 
+  // Lets each run of `size` fibers go on that all wait at one place for each other.
+  bool release(State state, int size) {
+    bool any = false;
+    for (int first = 0; first < count_; first += size) {
+      const int line = fiber(first).place.line;
+      int f = first;
+      while (f < first + size && fiber(f).state == state && fiber(f).place.line == line) ++f;
+      if (f < first + size) continue;
+      any = true;
+      for (f = first; f < first + size; ++f) {
+        fiber(f).result = fiber(f).handed_in;
+        fiber(f).voted = fiber(f).vote;
+        fiber(f).state = State::kReady;
+      }
+    }
+    return any;
+  }
+
+  // The shared memory of a block ends with its last thread.
+  void end_blocks() {
+    for (size_t b = 0; b < shared_.size(); ++b) {
+      const int first = static_cast<int>(b) * launch_.threads;
+      int f = first;
+      while (f < first + launch_.threads && fiber(f).state == State::kDone) ++f;
+      if (f < first + launch_.threads || !shared_[b]) continue;
+      std::memset(shared_[b].get(), 0xff, launch_.shared_bytes);
+      shared_[b].reset();
+    }
+  }
+
+  // When no thread can run: all have ended, or some wait for others in vain.
+  bool explain() {
+    static constexpr std::pair<State, const char*> kProblems[] = {
+        {State::kAtWarp, "part of a warp did not reach this"},
+        {State::kAtBlock, "part of a block did not reach this barrier"},
+        {State::kAtCluster, "part of a cluster did not reach this barrier"},
+        {State::kAtGrid, "part of the grid did not reach this barrier (is it cooperative?)"}};
+    for (const auto& problem : kProblems) {
+      for (int f = 0; f < count_; ++f) {
+        if (fiber(f).state == problem.first) die(problem.second, fiber(f).place);
+      }
+    }
+    return false;
+  }
+
   std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<std::unique_ptr<char[]>> shared_;
   std::vector<int> order_;
   std::string mode_;
   std::mt19937 random_{1};
@@ -168,15 +220,11 @@ class Machine {
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;
   const std::function<void()>* kernel_ = nullptr;
-  int threads_ = 0;
+  Launch launch_ = {};
+  int64_t first_block_ = 0;
+  int count_ = 0;
   int current_ = 0;
-  int64_t block_ = 0;
-  int64_t grid_ = 0;
-  char* shared_ = nullptr;
-
- public:
-  uint64_t results_[1024] = {};
-  bool votes_[1024] = {};
+  int idle_rounds_ = 0;
 };
 
 Machine& machine() {
@@ -190,35 +238,47 @@ void Machine::body() {
   machine().finish();
 }
 
+uint3 along_x(int64_t x, unsigned rest) { return {static_cast<unsigned>(x), rest, rest}; }
+
 }  // namespace
 
-void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
-  machine().run(blocks, threads, shared_bytes, kernel);
+Device& device() {
+  static Device instance;
+  return instance;
 }
 
-uint3 thread_index() { return {static_cast<unsigned>(machine().thread()), 0, 0}; }
-uint3 block_index() { return {static_cast<unsigned>(machine().block()), 0, 0}; }
-uint3 block_dim() { return {static_cast<unsigned>(machine().threads()), 1, 1}; }
-uint3 grid_dim() { return {static_cast<unsigned>(machine().grid()), 1, 1}; }
+void run(const Launch& launch, const std::function<void()>& kernel) {
+  machine().run(launch, kernel);
+}
+
+uint3 thread_index() { return along_x(machine().thread(), 0); }
+uint3 block_index() { return along_x(machine().block(), 0); }
+uint3 block_dim() { return along_x(machine().launch().threads, 1); }
+uint3 grid_dim() { return along_x(machine().launch().blocks, 1); }
 void* shared_memory() { return machine().shared(); }
 int lane() { return machine().thread() % kWarp; }
 
 void wait_for_block(Place place) { machine().wait(State::kAtBlock, place); }
+void wait_for_cluster(Place place) { machine().wait(State::kAtCluster, place); }
+void wait_for_grid(Place place) { machine().wait(State::kAtGrid, place); }
+void yield(Place place) { machine().wait(State::kReady, place); }
+
+int cluster_rank() { return static_cast<int>(machine().block() % machine().launch().group); }
+int cluster_size() { return machine().launch().group; }
+void* peer(void* mine, int rank) { return machine().peer(mine, rank); }
 
 uint64_t exchange(Place place, uint64_t bits, int lane) {
-  const int self = machine().thread();
-  machine().fiber(self).handed_in = bits;
+  machine().self().handed_in = bits;
   machine().wait(State::kAtWarp, place);
-  return machine().results_[self - self % kWarp + lane];
+  return machine().in_warp(lane).result;
 }
 
 uint32_t vote(Place place, bool predicate) {
-  const int self = machine().thread();
-  machine().fiber(self).vote = predicate;
+  machine().self().vote = predicate;
   machine().wait(State::kAtWarp, place);
   uint32_t bits = 0;
   for (int lane = 0; lane < kWarp; ++lane) {
-    bits |= static_cast<uint32_t>(machine().votes_[self - self % kWarp + lane]) << lane;
+    bits |= static_cast<uint32_t>(machine().in_warp(lane).voted) << lane;
   }
   return bits;
 }
