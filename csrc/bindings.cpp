@@ -153,6 +153,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("token_kl_backward", &ops::token_kl_backward, Unlocked());
   m.def("ppo_loss", &ops::ppo_loss, Unlocked());
   m.def("value_loss", &ops::value_loss, Unlocked());
+  m.def("loss_gradient", &ops::loss_gradient, Unlocked());
   m.def("shaped_rewards", &ops::shaped_rewards, Unlocked());
   m.def("gae", &ops::gae, Unlocked());
   m.def("whiten", &ops::whiten, Unlocked());

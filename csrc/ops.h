@@ -32,6 +32,10 @@ void value_loss(const TensorView& values, const TensorView& old_values, const Te
                 const TensorView& loss, const TensorView& stats, const TensorView& token_grad,
                 const TensorView& scale, const OptionalView& workspace);
 
+// The gradient of a loss whose forward left `grad`, not yet divided: grad * (upstream * scale).
+void loss_gradient(const TensorView& grad, const TensorView& upstream, const TensorView& scale,
+                   const TensorView& out);
+
 // shaped_rewards
 void shaped_rewards(const TensorView& scores, const TensorView& logprobs,
                     const TensorView& ref_logprobs, const TensorView& mask, double kl_coef,

@@ -147,6 +147,14 @@ def optional_denominator(denominator: float | Tensor | None, mask: Tensor) -> Te
     return None if denominator is None else make_denominator(denominator, mask)
 
 
+# One launch on a GPU, where the product of two numbers would be another.
+_loss_gradient = define_op(
+    "loss_gradient(Tensor grad, Tensor upstream, Tensor scale) -> Tensor",
+    lambda grad, *_: torch.empty_like(grad),
+)
+forbid_gradient("loss_gradient")
+
+
 def scale_gradient(
     ctx: Any, grad_loss: Tensor, *unused: Tensor | None
 ) -> tuple[Tensor | None, ...]:
@@ -155,7 +163,7 @@ def scale_gradient(
     The first input is the only differentiable one; `ctx.inputs` is the number of inputs.
     """
     token_grad, scale = ctx.saved_tensors
-    return (token_grad * (grad_loss * scale), *[None] * (ctx.inputs - 1))
+    return (_loss_gradient(token_grad, grad_loss, scale), *[None] * (ctx.inputs - 1))
 
 
 def save_loss_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
