@@ -13,14 +13,16 @@
 
 namespace rlhf::cuda {
 
-constexpr int kClusterCapability = 90;
-
 #ifdef RLHF_EMULATE_CUDA
 
 inline int cluster_rank() { return emulation::cluster_rank(); }
 inline int cluster_size() { return emulation::cluster_size(); }
 // The place is the caller's, so that the emulation sees who waits where.
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulation::wait_for_cluster({file, line});
+}
+inline void cluster_arrive() {}
+inline void cluster_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   emulation::wait_for_cluster({file, line});
 }
 template <typename T>
@@ -54,17 +56,32 @@ __device__ inline int cluster_size() {
   return static_cast<int>(size);
 }
 
-// Waits for every thread of the cluster; what they wrote to shared memory before is seen after. A
-// block must not end while another may still read its shared memory.
-__device__ inline void cluster_sync() {
+// Every thread of the cluster arrives, then waits for all; what they wrote to shared memory before
+// is seen after.
+__device__ inline void cluster_arrive() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 #else
   __trap();
 #endif
 }
 
-// The variable in block `rank` of the cluster that `mine` is in this one; both in shared memory.
+__device__ inline void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+  __trap();
+#endif
+}
+
+__device__ inline void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+// The variable in block `rank` of the cluster that `mine` is in this one; both in shared memory. A
+// barrier of the cluster must lie before its use, since that block may not have begun, and another
+// after it, since the block must not have ended.
 template <typename T>
 __device__ T* cluster_peer(T* mine, int rank) {
   uint64_t address = 0;

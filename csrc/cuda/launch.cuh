@@ -7,10 +7,17 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
 #include "tensor.h"
+
+#ifdef __CUDACC__
+#define RLHF_UNROLL _Pragma("unroll")
+#else
+#define RLHF_UNROLL
+#endif
 
 namespace rlhf::cuda {
 
@@ -77,6 +84,21 @@ int64_t resident_blocks(const char*, const Target&, void (*)(Params...), int, si
   return emulation::device().resident_blocks;
 }
 
+// The largest cluster of a kernel's blocks that the device holds, 16 or 8; 0 before 9.0.
+template <typename... Params>
+int largest_group(const char*, const Target&, void (*)(Params...), int, size_t) {
+  return emulation::device().capability >= 90 ? emulation::device().largest_group : 0;
+}
+
+// A test may change the pretended device, so nothing is kept.
+class PerDevice {
+ public:
+  template <typename Ask>
+  int64_t of(const Target&, const Ask& ask) {
+    return ask();
+  }
+};
+
 #else
 
 [[noreturn]] inline void fail_launch(const char* op, cudaError_t error) {
@@ -127,6 +149,33 @@ void allow(const char* op, void (*kernel)(Params...), size_t shared_bytes, int g
   if (error != cudaSuccess) fail_launch(op, error);
 }
 
+// A launch in the runtime's words.
+struct LaunchConfig {
+  LaunchConfig(const Launch& launch, cudaStream_t stream) {
+    config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(launch.threads));
+    config.dynamicSmemBytes = launch.shared_bytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    if (launch.group > 1) {
+      cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+      cluster.id = cudaLaunchAttributeClusterDimension;
+      cluster.val.clusterDim.x = static_cast<unsigned>(launch.group);
+      cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    }
+    if (launch.cooperative) {
+      cudaLaunchAttribute& whole = attributes[config.numAttrs++];
+      whole.id = cudaLaunchAttributeCooperative;
+      whole.val.cooperative = 1;
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2] = {};
+};
+
 template <typename... Params, typename... Args>
 void launch_group(const char* op, const Target& target, void (*kernel)(Params...),
                   const Launch& launch, const Args&... args) {
@@ -136,25 +185,9 @@ void launch_group(const char* op, const Target& target, void (*kernel)(Params...
   }
   const DeviceGuard guard(op, target.device);
   allow(op, kernel, launch.shared_bytes, launch.group);
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(launch.threads));
-  config.dynamicSmemBytes = launch.shared_bytes;
-  config.stream = static_cast<cudaStream_t>(target.stream);
-  cudaLaunchAttribute attributes[2] = {};
-  config.attrs = attributes;
-  if (launch.group > 1) {
-    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(launch.group);
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  }
-  if (launch.cooperative) {
-    cudaLaunchAttribute& whole = attributes[config.numAttrs++];
-    whole.id = cudaLaunchAttributeCooperative;
-    whole.val.cooperative = 1;
-  }
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  LaunchConfig config(launch, static_cast<cudaStream_t>(target.stream));
+  const cudaError_t error =
+      cudaLaunchKernelEx(&config.config, kernel, static_cast<Params>(args)...);
   if (error != cudaSuccess) fail_launch(op, error);
 }
 
@@ -171,7 +204,6 @@ inline int device_attribute(const char* op, cudaDeviceAttr attribute, int device
   return value;
 }
 
-// Asking takes nanoseconds: the runtime keeps these attributes.
 inline int compute_capability(const char* op, const Target& target) {
   return 10 * device_attribute(op, cudaDevAttrComputeCapabilityMajor, target.device) +
          device_attribute(op, cudaDevAttrComputeCapabilityMinor, target.device);
@@ -189,6 +221,42 @@ int64_t resident_blocks(const char* op, const Target& target, void (*kernel)(Par
   return static_cast<int64_t>(per_processor) *
          device_attribute(op, cudaDevAttrMultiProcessorCount, target.device);
 }
+
+template <typename... Params>
+int largest_group(const char* op, const Target& target, void (*kernel)(Params...), int threads,
+                  size_t shared_bytes) {
+  if (compute_capability(op, target) < 90) return 0;
+  const DeviceGuard guard(op, target.device);
+  for (int group = 2 * kPortableGroup; group >= kPortableGroup; group /= 2) {
+    allow(op, kernel, shared_bytes, group);
+    LaunchConfig config({group, threads, shared_bytes, group}, nullptr);
+    int clusters = 0;
+    const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config.config);
+    if (error == cudaSuccess && clusters > 0) return group;
+    cudaGetLastError();  // a size that does not fit is an answer, not a failure
+  }
+  return 0;
+}
+
+// What is asked of each device once, since the answer costs microseconds.
+class PerDevice {
+ public:
+  template <typename Ask>
+  int64_t of(const Target& target, const Ask& ask) {
+    if (target.device >= kMost) return ask();
+    std::atomic<int64_t>& kept = known_[target.device];
+    int64_t value = kept.load(std::memory_order_relaxed);
+    if (value == 0) {
+      value = ask() + 1;
+      kept.store(value, std::memory_order_relaxed);
+    }
+    return value - 1;
+  }
+
+ private:
+  static constexpr int kMost = 64;
+  std::atomic<int64_t> known_[kMost] = {};
+};
 
 #endif
 

@@ -9,12 +9,6 @@
 #include "cuda/launch.cuh"
 #include "cuda/vector.cuh"
 
-#ifdef __CUDACC__
-#define RLHF_UNROLL _Pragma("unroll")
-#else
-#define RLHF_UNROLL
-#endif
-
 namespace rlhf::cuda {
 
 constexpr int kWords = 4;  // of a vector

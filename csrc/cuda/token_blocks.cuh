@@ -31,10 +31,14 @@ __device__ void leave_partial(const Sum& mine, double* workspace) {
 
 // 1 / denominator, or 1 / count without one; 0 when there is nothing to divide. The CPU refuses a
 // denominator that is negative, not finite, or 0 while something counts; here it gives NaN.
-__device__ inline double mean_factor(const double* denominator, double count) {
-  const double divisor = denominator == nullptr ? count : *denominator;
+__device__ inline double mean_factor(bool given, double denominator, double count) {
+  const double divisor = given ? denominator : count;
   if (!(divisor >= 0) || std::isinf(divisor) || (divisor == 0 && count > 0)) return NAN;
   return divisor > 0 ? 1.0 / divisor : 0.0;
+}
+
+__device__ inline double mean_factor(const double* denominator, double count) {
+  return mean_factor(denominator != nullptr, denominator ? *denominator : 0.0, count);
 }
 
 // A result that is not divided by the denominator, but not given without a valid one either.

@@ -1,6 +1,7 @@
 // ppo_loss and value_loss have one signature; so have their tests.
 #pragma once
 
+#include "cuda/launch.cuh"
 #include "tests/cuda/tokens.h"
 
 namespace rlhf::test {
@@ -41,14 +42,21 @@ inline LossInputs make_inputs(int64_t count, Kept kept) {
   return in;
 }
 
+// The values, the first of which stands `phase` elements past a 16-byte boundary.
+template <typename T, typename From>
+std::vector<T> shifted(const std::vector<From>& values, size_t phase) {
+  std::vector<T> out(phase);
+  out.insert(out.end(), values.begin(), values.end());
+  return out;
+}
+
 template <typename T>
 LossResult<T> run_loss(const LossCase& loss, const LossInputs& in, bool cuda,
-                       std::optional<double> denominator = {}) {
+                       std::optional<double> denominator = {}, size_t phase = 0) {
   const auto count = static_cast<int64_t>(in.mask.size());
-  std::vector<T> first(in.first.begin(), in.first.end());
-  std::vector<T> second(in.second.begin(), in.second.end());
-  std::vector<T> third(in.third.begin(), in.third.end());
-  std::vector<char> mask = in.mask;
+  std::vector<T> first = shifted<T>(in.first, phase), second = shifted<T>(in.second, phase);
+  std::vector<T> third = shifted<T>(in.third, phase);
+  std::vector<char> mask = shifted<char>(in.mask, phase);
   LossResult<T> out;
   out.sums.assign(1 + loss.stats, T(-1));
   out.grad.assign(in.mask.size(), T(-1));
@@ -56,11 +64,12 @@ LossResult<T> run_loss(const LossCase& loss, const LossInputs& in, bool cuda,
   double divisor = denominator.value_or(0);
   ops::OptionalView denominator_view, workspace_view;
   if (denominator) denominator_view = place(view_of(&divisor, {}));
-  const TensorView first_view = place(view_of(first));
+  const auto tokens = [&](auto& values) { return place(view_of(values.data() + phase, {count})); };
+  const TensorView first_view = tokens(first);
+  const auto keep = place(view_of(reinterpret_cast<bool*>(mask.data() + phase), {count}));
   std::vector<double> workspace = make_workspace(loss.name, first_view, count);
   if (cuda) workspace_view = place(view_of(workspace));
-  loss.op(first_view, place(view_of(second)), place(view_of(third)),
-          place(mask_view(mask, {count})), loss.cliprange, denominator_view,
+  loss.op(first_view, tokens(second), tokens(third), keep, loss.cliprange, denominator_view,
           place(view_of(out.sums.data(), {})),
           place(view_of(out.sums.data() + 1, {static_cast<int64_t>(loss.stats)})),
           place(view_of(out.grad)), place(view_of(out.scale.data(), {})), workspace_view);
@@ -122,7 +131,18 @@ inline void check_loss_refusals(const LossCase& loss, const char* first, const c
   CHECK_REFUSED(call(values, values, keep, {}, on_cuda(view_of(scale))), "'workspace'");
 }
 
-inline void check_loss_column(const LossCase& loss, const char* first, const char* second) {
+// A view that begins anywhere gives the same bits.
+inline void check_alignment(const LossCase& loss) {
+  const LossInputs in = make_inputs(9001, Kept::kSome);
+  const auto aligned = run_loss<float>(loss, in, true);
+  for (const size_t phase : {1, 2, 3}) {
+    const auto shifted = run_loss<float>(loss, in, true, {}, phase);
+    CHECK(same_bits(shifted.sums, aligned.sums) && same_bits(shifted.grad, aligned.grad));
+  }
+}
+
+// On the device that emulation::device() pretends to be.
+inline void check_loss_kernels(const LossCase& loss) {
   for (const int64_t count : kTokenCounts) {
     for (const Kept kept : {Kept::kNone, Kept::kAll, Kept::kSome, Kept::kLast}) {
       check_loss(loss, make_inputs(count, kept), {});
@@ -134,6 +154,21 @@ inline void check_loss_column(const LossCase& loss, const char* first, const cha
     check_bad_denominator(loss, denominator);
   }
   check_order_and_repeat(loss);
+  check_alignment(loss);
+}
+
+// With clusters and without, and where the largest are of 8 blocks.
+inline void check_loss_column(const LossCase& loss, const char* first, const char* second) {
+  check_loss_kernels(loss);
+  check_loss(loss, make_inputs(70001, Kept::kSome), {});
+  emulation::device().largest_group = 8;
+  check_loss(loss, make_inputs(70001, Kept::kSome), {});
+  // More than one cluster is given.
+  check_loss(loss, make_inputs((1 << 17) + 1, Kept::kSome), {});
+  emulation::device() = {};
+  emulation::device().capability = 80;
+  check_loss_kernels(loss);
+  emulation::device() = {};
   check_loss_refusals(loss, first, second);
 }
 

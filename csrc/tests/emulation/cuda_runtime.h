@@ -56,6 +56,7 @@ struct Launch {
 struct Device {
   int capability = 90;      // 10 * major + minor
   int resident_blocks = 6;  // of any kernel, in a cooperative launch
+  int largest_group = 16;   // of any kernel's blocks, from 9.0 on
 };
 Device& device();
 
@@ -80,6 +81,7 @@ void* peer(void* mine, int rank);
 // Hands in 8 bytes, waits for the warp, and returns what lane `lane` handed in.
 uint64_t exchange(Place place, uint64_t bits, int lane);
 uint32_t vote(Place place, bool predicate);
+uint32_t highest(Place place, uint32_t value);
 int lane();
 
 template <typename T>
@@ -113,6 +115,7 @@ T atomic_add(T* address, T value) {
 #define __ballot_sync(mask, predicate) emulation::vote(EMULATION_HERE, predicate)
 #define __any_sync(mask, predicate) (emulation::vote(EMULATION_HERE, predicate) != 0)
 #define __all_sync(mask, predicate) (emulation::vote(EMULATION_HERE, predicate) == 0xffffffffu)
+#define __reduce_max_sync(mask, value) emulation::highest(EMULATION_HERE, value)
 #define __shfl_sync(mask, value, source) \
   emulation::shuffle(EMULATION_HERE, value, static_cast<int>(source) & 31)
 #define __shfl_xor_sync(mask, value, other) \

@@ -273,6 +273,14 @@ uint64_t exchange(Place place, uint64_t bits, int lane) {
   return machine().in_warp(lane).result;
 }
 
+uint32_t highest(Place place, uint32_t value) {
+  machine().self().handed_in = value;
+  machine().wait(State::kAtWarp, place);
+  uint64_t best = 0;
+  for (int lane = 0; lane < kWarp; ++lane) best = std::max(best, machine().in_warp(lane).result);
+  return static_cast<uint32_t>(best);
+}
+
 uint32_t vote(Place place, bool predicate) {
   machine().self().vote = predicate;
   machine().wait(State::kAtWarp, place);
