@@ -1,7 +1,9 @@
 // ranking_loss on CUDA, two launches: a warp per prompt, then the sums to loss and statistics.
 // Arithmetic and sums are fp64. A lane holds an answer and visits all others in order, so each pair
-// is computed twice and no gradient needs an atomic; its loss is counted where i < j. Formula:
+// is computed twice and no gradient needs an atomic; its loss is counted where i < j. Up to 1024
+// answers one launch of one block, with pairs in fp32 (ranking_block.cuh). Formula:
 // csrc/math/ranking_loss.h.
+#include "cuda/ranking_block.cuh"
 #include "cuda/ranking_loss.h"
 #include "cuda/token_blocks.cuh"
 #include "math/ranking_loss.h"
@@ -10,15 +12,6 @@ namespace rlhf::cuda {
 namespace {
 
 static_assert(kBlockPrompts * kWarpSize == kReduceThreads, "a warp per prompt");
-
-struct Prompts {
-  const float* scores;
-  const int64_t* ranks;
-  const int64_t* offsets;
-  int64_t answers;
-  int64_t count;
-  bool count_ties;
-};
 
 // Offsets and ranks that the CPU refuses are counted, and make every result NaN.
 struct CheckedSum {
@@ -121,24 +114,14 @@ __global__ void ranking_loss_prompts_kernel(Prompts prompts, float* grad, double
 }
 
 __global__ void ranking_loss_finish_kernel(double* workspace, int64_t blocks, Prompts prompts,
-                                           const double* denominator, float* loss, float* stats,
-                                           double* scale) {
+                                           const double* denominator, RankingResults out) {
   const CheckedSum all =
       merge_partials<CheckedSum>(workspace, blocks, block_shared<ThreadSums<CheckedSum>>().sums);
   if (threadIdx.x != 0) return;
   // Without a prompt nobody has looked at the offsets yet.
   const bool covered = prompts.offsets[0] == 0 && prompts.offsets[prompts.count] == prompts.answers;
-  const math::RankingSum& sum = all.sum;
-  const double factor = covered && all.refused == 0 ? mean_factor(denominator, sum.prompts) : NAN;
-  const double per_pair = sum.pairs > 0 ? 1.0 / sum.pairs : 0.0;
-  *loss = static_cast<float>(sum.loss * factor);
-  stats[0] = static_cast<float>(unless_nan(sum.right * per_pair, factor));
-  stats[1] = static_cast<float>(unless_nan(sum.margin * per_pair, factor));
-  stats[2] = static_cast<float>(unless_nan(sum.pairs, factor));
-  stats[3] = static_cast<float>(unless_nan(sum.tied, factor));
-  stats[4] = static_cast<float>(unless_nan(sum.prompts, factor));
-  stats[5] = static_cast<float>(unless_nan(sum.skipped, factor));
-  *scale = factor;
+  const bool valid = covered && all.refused == 0;
+  write_results(all.sum, valid ? mean_factor(denominator, all.sum.prompts) : NAN, out);
 }
 
 }  // namespace
@@ -152,12 +135,14 @@ void ranking_loss(const TensorView& scores, const TensorView& ranks,
   const Prompts prompts = {scores.as<const float>(),          ranks.as<const int64_t>(),
                            group_offsets.as<const int64_t>(), scores.shape[0],
                            group_offsets.shape[0] - 1,        count_ties};
+  const RankingResults out = {loss.as<float>(), stats.as<float>(), scale.as<double>()};
+  if (launch_ranking_block(op, target, prompts, denominator, score_grad.as<float>(), out)) return;
   const int64_t blocks = prompt_blocks(prompts.count);
   const size_t shared = sizeof(ThreadSums<CheckedSum>);
   launch(op, target, ranking_loss_prompts_kernel, blocks, kReduceThreads, shared, prompts,
          score_grad.as<float>(), workspace);
   launch(op, target, ranking_loss_finish_kernel, 1, kReduceThreads, shared, workspace, blocks,
-         prompts, denominator, loss.as<float>(), stats.as<float>(), scale.as<double>());
+         prompts, denominator, out);
 }
 
 }  // namespace rlhf::cuda

@@ -1,4 +1,5 @@
 #include "check.h"
+#include "math/ranking_loss.h"
 #include "ops.h"
 
 using rlhf::test::view_of;
@@ -22,9 +23,25 @@ Outputs run(std::vector<float> scores, std::vector<int64_t> ranks, std::vector<i
   return out;
 }
 
+// The fp32 form for GPUs against the other in fp64.
+void check_quick_pairs() {
+  for (const bool tie : {false, true}) {
+    for (int i = -400; i <= 400; ++i) {
+      const float difference = 0.05f * static_cast<float>(i);
+      const auto quick = rlhf::math::quick_pair(tie, difference);
+      const auto exact = rlhf::math::answer_pair<double>(tie, difference);
+      CHECK_NEAR(quick.loss, exact.loss, 3e-7 * exact.loss);
+      CHECK_NEAR(quick.ddifference, exact.ddifference, 2e-7);
+    }
+    CHECK(rlhf::math::quick_pair(tie, 1e4f).loss == (tie ? 5e3f : 0.0f));
+    CHECK(std::isnan(rlhf::math::quick_pair(tie, NAN).loss));
+  }
+}
+
 }  // namespace
 
 int main() {
+  check_quick_pairs();
   // Two prompts with a pair each, one of them 20000 apart the wrong way, and one without a pair.
   Outputs out = run({-1e4f, 1e4f, 0, 0, 7}, {1, 2, 1, 2, 1}, {0, 2, 4, 5});
   CHECK_NEAR(out.loss, (20000 + std::log(2.0)) / 2, 1e-3);

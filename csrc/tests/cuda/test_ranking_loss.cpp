@@ -1,4 +1,5 @@
 // ranking_loss on emulated CUDA against the CPU column.
+#include "cuda/launch.cuh"
 #include "tests/cuda/tokens.h"
 
 using namespace rlhf;
@@ -60,12 +61,15 @@ void check_batch(const Batch& batch, const char* ties, std::optional<double> den
   const auto got = run<float>(batch, ties, true, denominator);
   const auto same = run<float>(batch, ties, false, denominator);
   const auto truth = run<double>(batch, ties, false, denominator);
+  // One block computes pairs in fp32; several compute in fp64, and the results are rounded.
+  const bool block = emulation::device().capability >= 90 && batch.scores.size() <= 1024;
+  const double relative = block ? 3e-7 : 6.1e-8, absolute = block ? 2e-7 : 1e-13;
   for (size_t i = 0; i < got.sums.size(); ++i) {
-    CHECK_NEAR(got.sums[i], truth.sums[i], 6.1e-8 * std::fabs(truth.sums[i]) + 1e-13);
-    CHECK_NEAR(got.sums[i], same.sums[i], 1.3e-7 * std::fabs(truth.sums[i]));
+    CHECK_NEAR(got.sums[i], truth.sums[i], relative * std::fabs(truth.sums[i]) + absolute);
+    CHECK_NEAR(got.sums[i], same.sums[i], 3 * relative * std::fabs(truth.sums[i]) + absolute);
   }
   for (size_t i = 0; i < got.grad.size(); ++i) {
-    CHECK_NEAR(got.grad[i], truth.grad[i], 6.1e-8 * std::fabs(truth.grad[i]) + 1e-13);
+    CHECK_NEAR(got.grad[i], truth.grad[i], relative * std::fabs(truth.grad[i]) + absolute);
   }
   CHECK(got.scale == truth.scale);
 }
@@ -126,9 +130,7 @@ void check_refusals() {
   CHECK_REFUSED(call(scores, rank, offset, {}, {}), "'workspace' is missing");
 }
 
-}  // namespace
-
-int main() {
+void check_kernels() {
   for (const char* ties : {"drop", "half"}) {
     for (const int prompts : {0, 1, 2, 7, 8, 9, 37}) {
       check_batch(make_batch(prompts, 1.0, 15), ties, {});
@@ -141,6 +143,31 @@ int main() {
   CHECK(std::isnan(zero.scale));
   check_wrong_entries();
   check_order();
+}
+
+void check_nan_scores() {
+  Batch batch = make_batch(9, 1.0, 17);
+  batch.scores[0] = NAN;
+  const auto got = run<float>(batch, "drop", true), same = run<float>(batch, "drop", false);
+  for (size_t i = 0; i < got.sums.size(); ++i) {
+    CHECK(std::isnan(got.sums[i]) == std::isnan(same.sums[i]));
+  }
+  for (size_t i = 0; i < got.grad.size(); ++i) {
+    CHECK(std::isnan(got.grad[i]) == std::isnan(same.grad[i]));
+  }
+  CHECK(got.sums[1] == same.sums[1]);
+}
+
+}  // namespace
+
+int main() {
+  check_kernels();
+  check_nan_scores();
+  check_batch(make_batch(83, 1.0, 15), "half", {});  // as many as one block takes, nearly
+  check_batch(make_batch(84, 1.0, 15), "half", {});  // more
+  emulation::device().capability = 80;
+  check_kernels();
+  check_nan_scores();
   check_refusals();
   return 0;
 }
