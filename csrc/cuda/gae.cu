@@ -1,9 +1,11 @@
-// gae on CUDA. A warp walks its row from the end, 32 positions at a time; the recurrence inside
-// them is a scan of affine maps (csrc/math/gae.h). Reads 8 bytes and the mask per token, writes 8;
-// fp64 arithmetic. Whitening is two more launches over the advantages (whiten.cu). Masked entries
-// are never read and give 0.
+// gae on CUDA. Rows of up to 4096 tokens: row_scan.cuh. Longer ones, and older devices: a warp
+// walks its row from the end, 32 positions at a time; the recurrence inside them is a scan of
+// affine maps (csrc/math/gae.h). Reads 8 bytes and the mask per token, writes 8; fp64 arithmetic.
+// Whitening that does not fit into the launch is two more over the advantages (whiten.cu). Masked
+// entries are never read and give 0.
 #include "cuda/gae.h"
 #include "cuda/launch.cuh"
+#include "cuda/row_scan.cuh"
 #include "cuda/whiten.h"
 #include "math/gae.h"
 
@@ -87,11 +89,26 @@ __global__ void gae_kernel(Rows rows, double gamma, double lam, float* advantage
 void gae(const TensorView& rewards, const TensorView& values, const TensorView& mask, double gamma,
          double lam, bool whiten_advantages, const TensorView& advantages,
          const TensorView& returns, double* workspace) {
-  const Rows rows = {rewards.as<const float>(), values.as<const float>(), mask.as<const uint8_t>(),
-                     rewards.shape[0], rewards.shape[1]};
-  launch("gae", Target(rewards), gae_kernel, blocks_for(rows.count, kRowsPerBlock), kThreads, 0,
-         rows, gamma, lam, advantages.as<float>(), returns.as<float>());
-  if (whiten_advantages) whiten(advantages, mask, true, advantages, workspace);
+  const char* op = "gae";
+  const Target target(rewards);
+  ScanInputs in = {};
+  in.rewards = rewards.as<const float>();
+  in.values = values.as<const float>();
+  in.mask = mask.as<const uint8_t>();
+  in.count = rewards.shape[0];
+  in.length = rewards.shape[1];
+  in.gamma = gamma;
+  in.lam = lam;
+  const ScanOutputs to = {advantages.as<float>(), returns.as<float>(), nullptr};
+  const ScanDone done = launch_scan<false>(op, target, in, to, whiten_advantages, workspace);
+  if (done == ScanDone::kNothing) {
+    const Rows rows = {in.rewards, in.values, in.mask, in.count, in.length};
+    launch(op, target, gae_kernel, blocks_for(rows.count, kRowsPerBlock), kThreads, 0, rows, gamma,
+           lam, to.advantages, to.returns);
+  }
+  if (done != ScanDone::kAll && whiten_advantages) {
+    whiten(advantages, mask, true, advantages, workspace);
+  }
 }
 
 }  // namespace rlhf::cuda

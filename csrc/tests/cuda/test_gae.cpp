@@ -1,4 +1,5 @@
 // gae on emulated CUDA against the CPU column.
+#include "cuda/launch.cuh"
 #include "tests/cuda/tokens.h"
 
 using namespace rlhf;
@@ -111,9 +112,7 @@ void check_refusals() {
                 "'workspace' is missing");
 }
 
-}  // namespace
-
-int main() {
+void check_kernels() {
   for (const int64_t length : {0, 1, 2, 31, 32, 33, 64, 257}) {
     for (const bool whiten : {false, true}) {
       check_case({13, length, 0.99, 0.95, whiten});
@@ -125,6 +124,22 @@ int main() {
   check_case({7, 33, 1.0, 0.0, false});
   check_case({6, 4096, 1.0, 0.95, true});
   check_position_and_order();
+}
+
+}  // namespace
+
+int main() {
+  check_kernels();
+  check_case({2, 4100, 1.0, 0.95, true});  // longer than a block scans
+  check_case({40, 129, 0.9, 1.0, true});
+  check_case({4, 1024, 1.0, 0.95, true});
+  check_case({3, 1, 1.0, 0.95, true});
+  check_case({3000, 1, 1.0, 0.95, true});   // partial sums do not fit into the workspace
+  emulation::device().resident_blocks = 1;  // whitened by launches of their own
+  check_kernels();
+  emulation::device() = {};
+  emulation::device().capability = 80;
+  check_kernels();
   check_refusals();
   return 0;
 }
