@@ -7,6 +7,24 @@
 
 namespace rlhf {
 
+struct AdvantageInputs {
+  TensorView scores;
+  TensorView logprobs;
+  TensorView ref_logprobs;
+  TensorView values;
+  TensorView mask;
+  double kl_coef;
+  double gamma;
+  double lam;
+  bool whiten;
+};
+
+struct AdvantageOutputs {
+  TensorView advantages;
+  TensorView returns;
+  TensorView rewards;
+};
+
 struct GatherInputs {
   TensorView logits;
   TensorView targets;

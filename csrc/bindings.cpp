@@ -156,6 +156,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("loss_gradient", &ops::loss_gradient, Unlocked());
   m.def("shaped_rewards", &ops::shaped_rewards, Unlocked());
   m.def("gae", &ops::gae, Unlocked());
+  m.def("advantages", &ops::advantages, Unlocked());
   m.def("whiten", &ops::whiten, Unlocked());
   m.def("ranking_loss", &ops::ranking_loss, Unlocked());
   m.def("gather_logprobs", &ops::gather_logprobs, Unlocked());

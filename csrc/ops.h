@@ -46,6 +46,13 @@ void gae(const TensorView& rewards, const TensorView& values, const TensorView& 
          double lam, bool whiten_advantages, const TensorView& advantages,
          const TensorView& returns, const OptionalView& workspace);
 
+// advantages: shaped_rewards and gae in one
+void advantages(const TensorView& scores, const TensorView& logprobs,
+                const TensorView& ref_logprobs, const TensorView& values, const TensorView& mask,
+                double kl_coef, const std::string& estimator, double gamma, double lam,
+                bool whiten_advantages, const TensorView& advantages, const TensorView& returns,
+                const TensorView& rewards, const OptionalView& workspace);
+
 // whiten
 void whiten(const TensorView& x, const TensorView& mask, bool shift_mean, const TensorView& out,
             const OptionalView& workspace);

@@ -1,6 +1,7 @@
 """RLHF mathematics as PyTorch operators on native kernels."""
 
 from rlhf_kernels._registry import current_isa, has_cuda
+from rlhf_kernels.ops.advantages import advantages
 from rlhf_kernels.ops.cross_entropy import cross_entropy
 from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
@@ -23,6 +24,7 @@ from rlhf_kernels.ops.whiten import whiten
 __all__ = [
     "LogProbs",
     "Samples",
+    "advantages",
     "cross_entropy",
     "current_isa",
     "exact_kl",

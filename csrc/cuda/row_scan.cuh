@@ -1,10 +1,10 @@
 // Advantages of rows of up to 4096 tokens: shaped before and whitened after in the same launch.
 //
 // A thread holds four positions of a row, a row has 1 to 32 warps of one block. The recurrence is a
-// scan of affine maps (math::gae_carry): over the four, over lanes, over the row's warps. A thread
-// waits for its loads, all under way at once; ten fp64 shuffles; a barrier and one fp64 step per
-// later warp of its row; and, whitened, seven shuffles, the barrier of the grid, a load, and two
-// barriers of the block. The advantages stay in registers meanwhile.
+// scan of affine maps (csrc/math/advantages.h): over the four, over lanes, over the row's warps. A
+// thread waits for its loads, all under way at once; ten fp64 shuffles; a barrier and one fp64 step
+// per later warp of its row; and, whitened, seven shuffles, the barrier of the grid, a load, and
+// two barriers of the block. The advantages stay in registers meanwhile.
 #pragma once
 
 #include "cuda/block_sums.cuh"

@@ -3,8 +3,7 @@
 #pragma once
 
 #include "cuda/launch.cuh"
-#include "math/gae.h"
-#include "math/shaped_rewards.h"
+#include "math/advantages.h"
 
 namespace rlhf::cuda {
 

@@ -1,7 +1,4 @@
-"""gae over a batch of answers, against the usual loop and against a matrix product.
-
-Once alone, and once as a PPO step needs it: rewards shaped before, advantages whitened after.
-"""
+"""gae over a batch of answers, against the usual loop and against a matrix product."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, ma
 from rlhf_kernels.bench.providers import make_compiled, on_cpu
 from rlhf_kernels.reference.gae import gae as reference
 
-GAMMA, LAM, KL_COEF = 1.0, 0.95, 0.02
+GAMMA, LAM = 1.0, 0.95
 #: The reference builds a T x T matrix per answer.
 TRUE_ROWS = 8
 
@@ -53,50 +50,11 @@ def make_weights(tokens: int, dtype: torch.dtype, device: str) -> Tensor:
     return torch.where(distance >= 0, powers, 0.0).to(dtype).to(device)
 
 
-def shape_rewards(scores: Tensor, logprobs: Tensor, ref: Tensor, mask: Tensor) -> Tensor:
-    """Write the penalty, then add the score at each answer's last token."""
-    rewards = -KL_COEF * (logprobs - ref) * mask
-    return rewards.scatter_add(1, mask.sum(1, keepdim=True) - 1, scores[:, None])
-
-
-def whiten(x: Tensor, mask: Tensor) -> Tensor:
-    """Write masked mean and variance, then scale."""
-    count = mask.sum()
-    centred = (x - (x * mask).sum() / count) * mask
-    return centred * torch.rsqrt(centred.square().sum() / count + 1e-8)
-
-
-def chain_loop(
-    scores: Tensor, logprobs: Tensor, ref: Tensor, values: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write shaping, the loop, and whitening."""
-    advantages, returns = loop(shape_rewards(scores, logprobs, ref, mask), values, mask)
-    return whiten(advantages, mask), returns
-
-
-def chain_product(
-    scores: Tensor, logprobs: Tensor, ref: Tensor, values: Tensor, mask: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write shaping, the matrix product, and whitening."""
-    rewards = shape_rewards(scores, logprobs, ref, mask)
-    advantages, returns = product(rewards, values, mask, weights)
-    return whiten(advantages, mask), returns
-
-
-def ours_chain(
-    scores: Tensor, logprobs: Tensor, ref: Tensor, values: Tensor, mask: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Call the ops."""
-    rewards = rk.shaped_rewards(scores, logprobs, ref, mask, kl_coef=KL_COEF)
-    return rk.gae(rewards, values, mask, gamma=GAMMA, lam=LAM, whiten=True)
-
-
 def make_cases(settings: Settings) -> Iterator[Case]:
-    """Yield both forms at 512 answers of up to 1024 tokens."""
+    """Yield one case of 512 answers of up to 1024 tokens."""
     shape = settings.pick_shape((512, 1024), quick=(64, 256))
     for dtype in settings.pick_dtypes(torch.float32):
         yield make_again(make_case, shape, dtype, settings.device)
-        yield make_again(make_chain_case, shape, dtype, settings.device)
 
 
 def name(pair: tuple[Tensor, Tensor]) -> Results:
@@ -128,34 +86,6 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -
         providers=make_providers(
             lambda *args: rk.gae(*args, gamma=GAMMA, lam=LAM), loop, product, every, device
         ),
-    )
-
-
-def make_chain_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
-    """Build one case: log-probs of both models, values and a mask read, two results written."""
-    mask = inputs.make_lengths_mask(*shape, device=device)
-    scores = inputs.make_normal(shape[0], dtype=dtype, device=device)
-    logprobs = inputs.make_logprobs(*shape, dtype=dtype, device=device)
-    ref = inputs.make_near(logprobs)
-    values = inputs.make_normal(*shape, dtype=dtype, seed=8, device=device)
-    every = (scores, logprobs, ref, values, mask)
-
-    def truth() -> Results:
-        # Whitening needs every answer, for which the reference's matrices would take too long.
-        wide = [x.double() if x.is_floating_point() else x for x in on_cpu(*every)]
-        return name(chain_loop(*wide))
-
-    return Case(
-        op="gae",
-        mode="shaping+forward+whitening",
-        shape=shape,
-        dtype=dtype,
-        N=mask.numel(),
-        mask_share=float(mask.float().mean()),
-        bytes_read=(3 * dtype.itemsize + 1) * mask.numel(),
-        bytes_written=8 * mask.numel(),
-        truth=truth,
-        providers=make_providers(ours_chain, chain_loop, chain_product, every, device),
     )
 
 

@@ -48,7 +48,7 @@ LOGITS = (
 SHORT = (
     (
         "shaping, GAE, whitening",
-        ("gae", "shaping+forward+whitening"),
+        ("advantages", "forward, whitened"),
         "512x1024",
         0.005,
         ("torch.compile's", ("torch.compile matrix",), 2.0),

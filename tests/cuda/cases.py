@@ -15,6 +15,7 @@ import torch
 
 import rlhf_kernels as rk
 from rlhf_kernels.reference import (
+    advantages,
     cross_entropy,
     exact_kl,
     gae,
@@ -76,6 +77,12 @@ def gae_inputs(size, dtype):
     return make_tokens(*sequences(size), count=2, dtype=dtype, seed=5)
 
 
+def advantage_inputs(size, dtype):
+    scores, logprobs, ref, mask = reward_inputs(size, dtype)
+    (values, _) = make_tokens(*sequences(size), count=1, dtype=dtype, seed=10)
+    return scores, logprobs, ref, values, mask
+
+
 def whiten_inputs(size, dtype):
     return make_tokens(size, count=1, dtype=dtype, seed=6)
 
@@ -110,6 +117,12 @@ TOKENS = [
     ),
     Case("gae", rk.gae, gae.gae, gae_inputs, {"gamma": 0.99, "lam": 0.95}),
     Case("gae_whiten", rk.gae, gae.gae, gae_inputs, {"gamma": 1.0, "lam": 0.95, "whiten": True}),
+    *(
+        Case(f"advantages_{'whiten' if white else name}", rk.advantages, advantages.advantages,
+             advantage_inputs, {"kl_coef": 0.1, "gamma": 0.99, "lam": 0.95, "estimator": name,
+                                "whiten": white})
+        for name, white in (("k1", False), ("k3", False), ("k1", True))
+    ),
     Case("whiten", rk.whiten, whiten.whiten, whiten_inputs),
     Case("whiten_keep_mean", rk.whiten, whiten.whiten, whiten_inputs,
          {"shift_mean": False}),
