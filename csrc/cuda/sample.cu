@@ -1,12 +1,10 @@
 // sample on CUDA: one block per row. Without truncation one read of the row and the warp's share
-// of it in which the draw falls again; with it a read per 8 bits of the threshold and one for the
-// kept mass. Histograms are of integers, so that atomics leave no order in them. Formula:
-// csrc/math/sample.h.
+// of it in which the draw falls again (draw.cuh); with it a read per 8 bits of the threshold and
+// one for the kept mass. Histograms are of integers, so that atomics leave no order in them.
+// Formula: csrc/math/sample.h.
 #include "cuda/dispatch.cuh"
-#include "cuda/launch.cuh"
-#include "cuda/row.cuh"
+#include "cuda/draw.cuh"
 #include "cuda/sample.h"
-#include "cuda/select.cuh"
 
 namespace rlhf::cuda {
 namespace {
@@ -24,6 +22,8 @@ struct Draws {
         truncated_logprobs(outputs.truncated_logprobs.as<float>()),
         entropy(outputs.entropy.as<float>()) {}
 
+  __device__ bool truncates(int vocab) const { return (top_k > 0 && top_k < vocab) || top_p < 1.0; }
+
   const int64_t* row_ids;
   const int64_t* positions;
   Temperatures temperatures;
@@ -39,9 +39,8 @@ struct Draws {
 struct SampleShared {
   RowShared row;
   SelectShared select;
-  double scan[kMaxRowWarps];
-  int64_t first[kMaxRowWarps];
-  int64_t last[kMaxRowWarps];
+  DrawShared draw;
+  RowState whole;  // before truncation
 };
 
 // The entries that truncation leaves.
@@ -49,91 +48,6 @@ struct EntriesFrom {
   float threshold;
   __device__ float operator()(float x) const { return x < threshold ? -HUGE_VALF : x; }
 };
-
-// Relative to the row's maximum.
-__device__ double total_mass(const RowShared& row) {
-  double total = 0.0;
-  for (int warp = 0; warp < warp_count(); ++warp) total += row.warps[warp].mass;
-  return total;
-}
-
-// The sum of `value` over the threads before this one.
-__device__ double sum_before(double value, double* scan) {
-  double upto = value;
-  for (int offset = 1; offset < kWarpSize; offset *= 2) {
-    const double other = __shfl_up_sync(kFullWarp, upto, offset);
-    if (lane_index() >= offset) upto += other;
-  }
-  if (lane_index() == kWarpSize - 1) scan[warp_index()] = upto;
-  __syncthreads();
-  double before = upto - value;
-  for (int warp = 0; warp < warp_index(); ++warp) before += scan[warp];
-  return before;
-}
-
-// The first entry of a warp's share at which the running sum exceeds `goal`; the last one with a
-// mass if rounding leaves none. An entry without mass never is.
-template <typename S>
-__device__ int64_t draw_in_share(const SampledRow<S>& row, VectorRange range, float threshold,
-                                 double goal, SampleShared* shared) {
-  const int vectors =
-      (range.end - range.begin + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
-  const int64_t own = range.begin + static_cast<int64_t>(vectors) * threadIdx.x;
-  const int64_t begin = own * kPack<S>;
-  int64_t end = (own + vectors < range.end ? own + vectors : range.end) * kPack<S>;
-  if (end > row.vocab) end = row.vocab;
-  double sum = 0.0;
-  for (int64_t i = begin; i < end; ++i) sum += row.kept_mass(i, threshold);
-  sum = sum_before(sum, shared->scan);
-  int64_t first = row.vocab, last = -1;
-  for (int64_t i = begin; i < end; ++i) {
-    const float mass = row.kept_mass(i, threshold);
-    if (!(mass > 0)) continue;
-    last = i;
-    sum += mass;
-    if (sum > goal && first == row.vocab) first = i;
-  }
-  for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
-    const int64_t low = __shfl_xor_sync(kFullWarp, first, offset);
-    const int64_t high = __shfl_xor_sync(kFullWarp, last, offset);
-    first = low < first ? low : first;
-    last = high > last ? high : last;
-  }
-  if (lane_index() == 0) {
-    shared->first[warp_index()] = first;
-    shared->last[warp_index()] = last;
-  }
-  __syncthreads();
-  for (int warp = 0; warp < warp_count(); ++warp) {
-    first = shared->first[warp] < first ? shared->first[warp] : first;
-    last = shared->last[warp] > last ? shared->last[warp] : last;
-  }
-  return first < row.vocab ? first : last;
-}
-
-// The share in which the running sum exceeds u times the whole, then the entry.
-template <typename S>
-__device__ int64_t draw(const SampledRow<S>& row, float threshold, double u, SampleShared* shared) {
-  const int warps = warp_count();
-  const double goal = u * total_mass(shared->row);
-  double sum = 0.0, below = 0.0;
-  int chosen = 0;
-  for (int warp = 0; warp < warps; ++warp) {
-    const double mass = shared->row.warps[warp].mass;
-    if (!(mass > 0)) continue;
-    chosen = warp;
-    below = sum;
-    sum += mass;
-    if (sum > goal) break;
-  }
-  // Relative to the share's own maximum: there its entries are not too small to have a mass.
-  SampledRow<S> share = row;
-  share.max = static_cast<float>(shared->row.warps[chosen].max);
-  const double factor = exp2((static_cast<double>(share.max) - row.max) * row.scale);
-  const double rest = factor > 0 && goal > below ? (goal - below) / factor : 0.0;
-  const VectorRange range = range_of_warp(vector_count<S>(row.vocab), chosen, warps);
-  return draw_in_share(share, range, threshold, rest, shared);
-}
 
 // The lowest kept logit; -inf where all are kept.
 template <typename S>
@@ -148,35 +62,65 @@ __device__ float find_threshold(const SampledRow<S>& row, const Draws& draws,
   return key == 0 ? -HUGE_VALF : math::from_order_key(key);
 }
 
+// By one thread, where the row has no distribution.
+__device__ void write_nothing(const Draws& draws, int64_t n) {
+  draws.tokens[n] = -1;
+  draws.logprobs[n] = draws.truncated_logprobs[n] = draws.entropy[n] = NAN;
+}
+
+__device__ bool has_distribution(double total) { return total > 0 && total < HUGE_VAL; }
+
 template <typename S>
-__global__ void sample_kernel(Rows<const S> logits, Draws draws) {
+__global__ void __launch_bounds__(kMaxRowThreads, 2)
+    sample_kernel(Rows<const S> logits, Draws draws) {
   SampleShared& shared = block_shared<SampleShared>();
   const int64_t n = blockIdx.x;
-  const int vocab = logits.vocab;
+  const int vocab = logits.vocab, warp = warp_index();
   const S* x = logits.row(n);
+  // They come while the row does.
+  prefetch(draws.row_ids + n);
+  prefetch(draws.positions + n);
   const double inverse = draws.temperatures.inverse_of(n);
-  const RowState state = row_state(x, vocab, inverse, &shared.row);
-  const double total = total_mass(shared.row);
-  if (!(total > 0 && total < HUGE_VAL)) {
-    if (threadIdx.x == 0) {
-      draws.tokens[n] = -1;
-      draws.logprobs[n] = draws.truncated_logprobs[n] = draws.entropy[n] = NAN;
+  const float scale = row_scale(inverse);
+  const RowReader<S> reader(x, vocab);
+  const VectorRange range = range_of_warp(vector_count<S>(vocab), warp, warp_count());
+  float threshold = -HUGE_VALF;
+  row_pass<S>(reader, range, scale, EveryEntry(), &shared.row.warps[warp]);
+  __syncthreads();
+  if (draws.truncates(vocab)) {
+    if (!has_distribution(pick_share<S>(shared.row, vocab, 0.0, scale).total)) {
+      if (threadIdx.x == 0) write_nothing(draws, n);
+      return;
     }
-    return;
-  }
-  const SampledRow<S> row = {x, vocab, static_cast<float>(state.max), row_scale(inverse)};
-  const float threshold = find_threshold(row, draws, &shared.select);
-  RowState kept = state;
-  if (threshold > -HUGE_VALF) {
-    kept = row_state(x, vocab, inverse, &shared.row, EntriesFrom{threshold});
+    if (warp == 0) merge_warps(warp_count(), scale, &shared.row);
+    __syncthreads();
+    if (threadIdx.x == 0) shared.whole = shared.row.state;
+    const SampledRow<S> row = {x, vocab, static_cast<float>(shared.row.state.max), scale};
+    threshold = find_threshold(row, draws, &shared.select);
+    if (threshold > -HUGE_VALF) {
+      row_pass<S>(reader, range, scale, EntriesFrom{threshold}, &shared.row.warps[warp]);
+    }
+    __syncthreads();
   }
   const double u = math::uniform_at(draws.seed, draws.row_ids[n], draws.positions[n]);
-  const int64_t token = draw(row, threshold, u, &shared);
+  const Share share = pick_share<S>(shared.row, vocab, u, scale);
+  if (!has_distribution(share.total)) {
+    if (threadIdx.x == 0) write_nothing(draws, n);
+    return;
+  }
+  const SampledRow<S> row = {x, vocab, share.max, scale};
+  weigh_chunks(row, share, threshold, &shared.draw);
+  __syncthreads();
+  if (warp == kDrawWarp) draw_entry(row, share, threshold, &shared.draw);
+  if (warp == 0) merge_warps(warp_count(), scale, &shared.row);
+  __syncthreads();
   if (threadIdx.x != 0) return;
-  draws.tokens[n] = token;
-  draws.logprobs[n] = static_cast<float>(logprob_of(row.value(token), state, inverse));
-  draws.truncated_logprobs[n] = static_cast<float>(logprob_of(row.value(token), kept, inverse));
-  draws.entropy[n] = static_cast<float>(state.entropy);
+  const RowState& kept = shared.row.state;
+  const RowState& whole = draws.truncates(vocab) ? shared.whole : kept;
+  draws.tokens[n] = shared.draw.token;
+  draws.logprobs[n] = static_cast<float>(logprob_of(shared.draw.value, whole, inverse));
+  draws.truncated_logprobs[n] = static_cast<float>(logprob_of(shared.draw.value, kept, inverse));
+  draws.entropy[n] = static_cast<float>(whole.entropy);
 }
 
 }  // namespace

@@ -25,11 +25,6 @@ struct SampledRow {
 
   __device__ float value(int64_t i) const { return to_float(x[i]); }
   __device__ float mass(float value) const { return exp2_fast((value - max) * scale); }
-  // Without the entries below the threshold.
-  __device__ float kept_mass(int64_t i, float threshold) const {
-    const float x = value(i);
-    return x >= threshold ? mass(x) : 0.0f;
-  }
 };
 
 // In warp 0: the digit at which the histogram, from the highest bin down, reaches the need.

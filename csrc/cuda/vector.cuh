@@ -78,6 +78,15 @@ __device__ inline void from_float(float value, Half* out) {
 #endif
 }
 
+// Asks for what lies there, and does not wait.
+__device__ inline void prefetch(const void* address) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(__cvta_generic_to_global(address)));
+#else
+  __builtin_prefetch(address);
+#endif
+}
+
 // 2^x; what is below the smallest normal number becomes 0.
 __device__ inline float exp2_fast(float x) {
 #ifdef __CUDA_ARCH__

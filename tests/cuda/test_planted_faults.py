@@ -46,6 +46,8 @@ FAULTS = [
     Fault("warps behind the next one forgotten", "gae", "cuda/row_scan.cuh",
           "other = row_warps - 1; other > place; --other",
           "other = place + 1; other == place + 1 && other < row_warps; --other"),
+    Fault("missing barrier before the draw", "sample", "cuda/sample.cu",
+          "  __syncthreads();\n  if (warp == kDrawWarp)", "  if (warp == kDrawWarp)"),
     Fault("off by one at a row's end", "gather_logprobs", "cuda/row_read.cuh",
           "if (index < elements) put", "if (index + 1 < elements) put"),
     Fault("vector taken past a row's end", "gather_logprobs", "cuda/row_read.cuh",
