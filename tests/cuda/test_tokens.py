@@ -13,6 +13,10 @@ from tests.ops.helpers import make_tokens, poison
 #: One, odd, a warp and a block with their neighbours, several blocks of partial sums.
 SIZES = (1, 7, 33, 256, 1023, 1025, 4100)
 MASKED = ("ppo_loss", "value_loss", "shaped_rewards_k1", "gae", "gae_whiten", "whiten")
+MASKED += ("advantages_k1", "advantages_whiten")
+#: A full cluster, more with an odd end, and more than one cluster takes; rows on many blocks.
+MANY = (65536, 70001, 140000)
+GROUPS = ("ppo_loss", "value_loss", "gae", "gae_whiten", "advantages_whiten")
 LOSSES = {"ppo_loss": {"cliprange": 0.2}, "value_loss": {"cliprange_value": 0.2}}
 
 
@@ -26,6 +30,17 @@ def find(name):
 @pytest.mark.parametrize("case", TOKENS, ids=str)
 def test_values_and_gradients_match_float64_and_the_cpu(case, dtype, size, column):
     check_values(case, column, size, dtype)
+
+
+@pytest.mark.parametrize("size", MANY)
+@pytest.mark.parametrize("name", GROUPS)
+def test_values_and_gradients_of_many_tokens_match_float64_and_the_cpu(name, size, column):
+    check_values(find(name), column, size, torch.float32)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_repeated_runs_of_many_tokens_give_the_same_bits(name, column):
+    check_repeats(find(name), column, 70001)
 
 
 @pytest.mark.parametrize("case", TOKENS, ids=str)
