@@ -22,8 +22,7 @@ void advantages(const AdvantageInputs& inputs, math::KlEstimator estimator,
   in.length = inputs.logprobs.shape[1];
   in.kl_coef = inputs.kl_coef;
   in.estimator = estimator;
-  in.gamma = inputs.gamma;
-  in.lam = inputs.lam;
+  in.rates = math::gae_rates(inputs.gamma, inputs.lam);
   const ScanOutputs to = {outputs.advantages.as<float>(), outputs.returns.as<float>(),
                           outputs.rewards.as<float>()};
   const ScanDone done =
@@ -31,7 +30,7 @@ void advantages(const AdvantageInputs& inputs, math::KlEstimator estimator,
   if (done == ScanDone::kNothing) {
     shaped_rewards(inputs.scores, inputs.logprobs, inputs.ref_logprobs, inputs.mask, in.kl_coef,
                    estimator, outputs.rewards);
-    gae(outputs.rewards, inputs.values, inputs.mask, in.gamma, in.lam, inputs.whiten,
+    gae(outputs.rewards, inputs.values, inputs.mask, inputs.gamma, inputs.lam, inputs.whiten,
         outputs.advantages, outputs.returns, workspace);
   } else if (done == ScanDone::kAdvantages) {
     whiten(outputs.advantages, inputs.mask, true, outputs.advantages, workspace);

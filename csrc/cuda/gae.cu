@@ -97,8 +97,7 @@ void gae(const TensorView& rewards, const TensorView& values, const TensorView& 
   in.mask = mask.as<const uint8_t>();
   in.count = rewards.shape[0];
   in.length = rewards.shape[1];
-  in.gamma = gamma;
-  in.lam = lam;
+  in.rates = math::gae_rates(gamma, lam);
   const ScanOutputs to = {advantages.as<float>(), returns.as<float>(), nullptr};
   const ScanDone done = launch_scan<false>(op, target, in, to, whiten_advantages, workspace);
   if (done == ScanDone::kNothing) {

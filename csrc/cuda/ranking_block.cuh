@@ -85,14 +85,12 @@ __device__ inline AnswerSums visit_others(const RankingShared& shared, int begin
     const float slope = better ? pair.ddifference : -pair.ddifference;
     mine.grad += has_loss ? slope : 0.0f;
     mine.loss += has_loss && first ? pair.loss : 0.0f;
-    if (!first) continue;
-    const double gap = static_cast<double>(score) - other;
-    mine.tied += tie;
-    mine.pairs += !tie;
-    if (tie) continue;
-    const double lead = better ? gap : -gap;
-    mine.margin += lead;
-    mine.right += lead > 0 ? 2 : (lead == 0 ? 1 : 0);
+    const bool ranked = first && !tie;
+    const double gap = static_cast<double>(score) - other, lead = better ? gap : -gap;
+    mine.margin += ranked ? lead : 0.0;
+    mine.pairs += ranked;
+    mine.tied += first && tie;
+    mine.right += !ranked ? 0 : (lead > 0 ? 2 : (lead == 0 ? 1 : 0));
   }
   return mine;
 }

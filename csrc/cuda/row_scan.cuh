@@ -128,12 +128,12 @@ __device__ inline StretchResults finish_stretch(const ScanInputs& in, const Stre
     out.rewards[e] = static_cast<float>(last ? mine.rewards[e] + score : mine.rewards[e]);
     // Of what is whitened: without rounding, a lone entry would not be its own mean.
     const double rounded = out.advantages[e];
-    out.sums[0] += 1.0;
     out.sums[1] += rounded;
     out.sums[2] += rounded * rounded;
     carry = mine.carry(in, e)(carry);
     last = false;
   }
+  out.sums[0] = __popc(mine.keep);
   return out;
 }
 

@@ -21,8 +21,7 @@ struct ScanInputs {
   int64_t length;
   double kl_coef;
   math::KlEstimator estimator;
-  double gamma;
-  double lam;
+  math::GaeRates<double> rates;
 };
 
 struct ScanOutputs {
@@ -39,7 +38,7 @@ struct Stretch {
 
   __device__ bool keeps(int e) const { return (keep >> e & 1u) != 0; }
   __device__ math::GaeMap<double> carry(const ScanInputs& in, int e) const {
-    return math::gae_carry(rewards[e], values[e], in.gamma, in.lam);
+    return math::gae_carry(rewards[e], values[e], in.rates);
   }
 };
 
