@@ -55,7 +55,11 @@ class Measure:
         """Return name and peak memory of the GPU in use; nothing without one."""
         if self.cuda is None:
             return {}
-        return {"gpu": self.cuda.get_device_name(), "gpu_peak": self.cuda.max_memory_allocated()}
+        return {
+            "gpu": self.cuda.get_device_name(),
+            "gpu_peak": self.cuda.max_memory_allocated(),
+            "products": sys.modules["torch"].get_float32_matmul_precision(),
+        }
 
 
 def pace(steps: list[float]) -> float | None:

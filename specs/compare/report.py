@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -140,9 +141,12 @@ def describe(bench: Bench) -> list[str]:
 
 
 def commit() -> str:
-    """Return the commit, with + when files differ from it."""
+    """Return the commit, with + when files differ from it; unknown outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
     done = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+        [git, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
         capture_output=True,
         text=True,
     )

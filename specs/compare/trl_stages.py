@@ -37,12 +37,10 @@ class Clock(TrainerCallback):
 
 
 def common(job: Job) -> dict[str, Any]:
-    """Arguments of every trainer: quiet, no TF32, no recomputed activations, no evaluation."""
-    cpu = job.get("device", "cpu") == "cpu"
+    """Arguments of every trainer: quiet, no recomputed activations, no evaluation."""
     return {
         "output_dir": str(Path(job["out"]) / "trainer"),
-        "use_cpu": cpu,
-        "tf32": None if cpu else False,
+        "use_cpu": job.get("device", "cpu") == "cpu",
         "bf16": job["precision"] == "bf16",
         "gradient_checkpointing": False,
         "report_to": "none",
