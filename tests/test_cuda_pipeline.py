@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("omegaconf", reason="specs are read with omegaconf, which is not installed")
 
 from tests.end_to_end import STAGES, done, run_tiny, weights
-from tests.models.test_graphs import EVERY, PADDED, answer
+from tests.models.sampled import EVERY, PADDED, answer
 from tests.test_killed import KILLED, finish, start, wait_for
 from tests.tiny import tiny_text
 from toolkit.models.graphs import Recordings

@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from tests.test_rollout import MODELS, small
+from tests.models.sampled import EVEN, EVERY, PADDED, SHARED, answer
+from tests.models.tape import Tape
 from tests.tiny import tiny_model, tiny_text
 from toolkit import rollout
 from toolkit.models import graphs, recording
@@ -15,12 +16,9 @@ from toolkit.models.load import load_base
 from toolkit.models.steps import sizes_of
 from toolkit.pipeline import identity
 from toolkit.pipeline.machine import Machine
-from toolkit.rollout import sample_answers
 from toolkit.spec.load import load_spec
 from toolkit.spec.schema import Hardware, Sampling
 from toolkit.training.random import Stream
-
-EVERY = MODELS | {"gpt_neox": small("gpt_neox"), "qwen2": small("qwen2", num_key_value_heads=2)}
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +49,22 @@ def steps(monkeypatch):
     return ran
 
 
-def answer(policy, text, prompts, rows, sampling=None, most=24):
-    return sample_answers(
-        policy,
-        text,
-        prompts,
-        sampling=sampling or Sampling(),
-        draws=(Stream(1, "ppo", 1), "answer", rows),
-        max_response=most,
-    )
+@pytest.fixture
+def tapes(steps, monkeypatch):
+    """Sampling takes the steps, recorded by a tape."""
+    made = []
+
+    def capture(step, aside, pool):
+        aside()
+        step()
+        aside()
+        made.append(Tape())
+        with made[-1]:
+            step()
+        return made[-1].replay
+
+    monkeypatch.setattr(recording, "capture", capture)
+    return made
 
 
 def both(make, text, prompts, monkeypatch, **how):
@@ -69,11 +74,6 @@ def both(make, text, prompts, monkeypatch, **how):
     with monkeypatch.context() as patch:
         patch.setattr(graphs, "wanted", lambda policy, tokens: False)
         return ours, answer(make(), text, prompts, rows, **how)
-
-
-PADDED = [[i % 8] * (1 + i % 6) + [8] for i in range(26)]
-EVEN = [[i % 8, (3 * i) % 8, 8] for i in range(26)]
-SHARED = [[i % 4, 8] for i in range(26)]
 
 
 @pytest.mark.parametrize("prompts", [PADDED, EVEN, SHARED], ids=["padded", "even", "shared"])
@@ -91,6 +91,24 @@ def test_steps_draw_what_sampling_without_them_draws(text, name, prompts, steps,
     torch.testing.assert_close(ours.entropy, theirs.entropy, rtol=0, atol=1e-4)
     assert max(steps) == 32
     assert min(steps) < 32, "nobody has left"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_recording_serves_every_step_and_every_batch(text, name, precision, tapes, monkeypatch):
+    """Whatever of Python decides about a step, or a cast kept from another, would show here."""
+    model = load_base(EVERY[name], text, Stream(1, "base"))
+    hardware = Hardware(precision=precision)
+    policy = Policy(model, text.vocab, hardware, 2.0)
+    how = {"sampling": Sampling(temperature=2.0, top_k=9), "most": 40}
+    for prompts in (PADDED, EVEN[::-1], PADDED[3:]):
+        ours, theirs = both(lambda: policy, text, prompts, monkeypatch, **how)
+        alike = sum(a == b for a, b in zip(ours.ids, theirs.ids, strict=True))
+        assert alike == len(prompts) or (precision == "bf16" and alike >= 0.7 * len(prompts))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.9)
+    assert 1 < len(tapes) <= 4
 
 
 def test_in_bf16_steps_compute_as_autocast_does(text, steps, monkeypatch):
