@@ -18,6 +18,8 @@ from typing import Any
 
 Job = dict[str, Any]
 
+SO_FAR = "so_far.json"  # beside result.json, on a GPU
+
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 
 
@@ -26,9 +28,11 @@ class Measure:
 
     Args:
         device: "cpu" or "cuda"; a step on a GPU has ended when the GPU has done it.
+        so_far: file that has the figures up to the last step, for a process that is stopped.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", so_far: Path | None = None) -> None:
+        self.so_far = so_far
         self.cuda = sys.modules["torch"].cuda if device == "cuda" else None
         self.start = time.perf_counter()
         self.imports = memory("VmRSS")
@@ -39,6 +43,8 @@ class Measure:
         if self.cuda is not None:
             self.cuda.synchronize()
         self.steps.append(time.perf_counter())
+        if self.so_far is not None:
+            self.so_far.write_text(json.dumps(self.result()), encoding="utf-8")
 
     def result(self) -> dict[str, Any]:
         """Return the figures up to now."""
@@ -106,7 +112,9 @@ def serve(stages: dict[str, Callable[[Job, Measure], dict[str, Any]]]) -> None:
     A stage returns its settings, as the objects that used them have them.
     """
     job: Job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    measure = Measure(job.get("device", "cpu"))
+    device = job.get("device", "cpu")
+    so_far = None if device == "cpu" else Path(job["out"], SO_FAR)
+    measure = Measure(device, so_far)
     settings = stages[job["stage"]](job, measure)
     result = {**measure.result(), "settings": settings, "versions": versions()}
     text = json.dumps(result, indent=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+from specs.compare.measure import SO_FAR
 from specs.compare.processes import Bench, Result, Unfinished, resolved
 
 FIXED: dict[str, dict[str, Any]] = {
@@ -233,19 +235,24 @@ def _fixed_row(
         "kl_coef": spec["ppo"]["kl"]["coef"],
         "gpu": bench.gpu,
     }  # fmt: skip
+    out = f"{folder}/{system}/ppo-{precision}"
     try:
-        out = f"{folder}/{system}/ppo-{precision}"
         result = bench.run(system, {**mine, "stage": "ppo", "out": out}, name)
     except Unfinished as why:
         if bench.device == "cpu":
             raise
         print(why, flush=True)
-        return {**row, "note": why.note}
-    bench.settings.setdefault((system, "ppo"), result["settings"])
+        row["note"] = why.note
+        if not (kept := Path(out, SO_FAR)).exists():
+            return row
+        result = json.loads(kept.read_text(encoding="utf-8"))
+        row["note"] += f"; figures of {result['steps']} steps"
+    else:
+        bench.settings.setdefault((system, "ppo"), result["settings"])
     there = result.get("gpu_peak")
     return {
         **row,
-        "ppo_s": result["seconds"],
+        "ppo_s": None if "note" in row else result["seconds"],
         "peak_gb": result["peak"] / 1e9,
         "ppo_peak_gb": result["peak"] / 1e9,
         "gpu_peak_gb": None if there is None else there / 1e9,

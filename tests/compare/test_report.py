@@ -7,7 +7,7 @@ import pytest
 
 from specs.compare import __main__ as command
 from specs.compare import processes, report, rows, runs
-from specs.compare.measure import memory, pace
+from specs.compare.measure import Measure, memory, pace
 from specs.compare.processes import Bench
 
 
@@ -119,18 +119,27 @@ def test_a_process_that_fails_tells_its_last_line(tmp_path, monkeypatch):
 
 
 def test_on_a_gpu_a_competitor_that_fails_is_a_row(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "resolved", lambda *_: {"ppo": {"kl": {"coef": 0.05}}})
     log = tmp_path / "log.txt"
     log.write_text("CUDA out of memory\n")
 
     def fail(*args):
         raise processes.Unfinished("trl: ppo", log, None)
 
+    spec = {"ppo": {"kl": {"coef": 0.05}, "batch": 8}}
+    monkeypatch.setattr(runs, "resolved", lambda *_: spec)
     bench = SimpleNamespace(device="cuda", gpu="NVIDIA X", run=fail, settings={})
     job = {"spec_file": "specs/compare/v125m.yaml", "overrides": []}
     made = runs._fixed_row(bench, "v125m", 1, "trl", "bf16", job, tmp_path)
     assert made["note"] == "failed: CUDA out of memory"
     assert (made["gpu"], made["precision"]) == ("NVIDIA X", "bf16")
+    measure = Measure(so_far=tmp_path / "trl" / "ppo-bf16" / "so_far.json")
+    measure.so_far.parent.mkdir(parents=True)
+    measure.step()
+    measure.step()
+    made = runs._fixed_row(bench, "v125m", 1, "trl", "bf16", job, tmp_path)
+    assert made["note"] == "failed: CUDA out of memory; figures of 2 steps"
+    assert made["episodes_per_s"] > 0
+    assert made["ppo_s"] is None
     bench.device = "cpu"
     with pytest.raises(SystemExit):
         runs._fixed_row(bench, "v125m", 1, "trl", "bf16", job, tmp_path)
