@@ -8,8 +8,15 @@ import pytest
 pytest.importorskip("omegaconf", reason="specs are read with omegaconf, which is not installed")
 
 from tests.end_to_end import STAGES, done, run_tiny, weights
+from tests.models.sampled import EVERY, PADDED, answer
 from tests.test_killed import KILLED, finish, start, wait_for
+from tests.tiny import tiny_text
+from toolkit.models.graphs import Recordings
+from toolkit.models.heads import Policy
+from toolkit.models.load import load_base
 from toolkit.pipeline import gpu
+from toolkit.spec.schema import Hardware, Sampling
+from toolkit.training.random import Stream
 
 pytestmark = pytest.mark.cuda
 CUDA = "hardware.device=cuda"
@@ -78,6 +85,26 @@ def test_killed_in_training_the_run_ends_in_the_same_bits(tmp_path):
 def test_bf16_runs_too(tmp_path):
     run_tiny(tmp_path / "run", CUDA, "hardware.precision=bf16", until="ppo")
     assert done(tmp_path / "run", "ppo.1")["summary"]["optimizer_steps"] == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, "fp32") for name in EVERY), ("gpt2", "bf16"), ("llama, grouped heads", "bf16")],
+)
+def test_recorded_steps_draw_what_sampling_without_them_draws(name, precision):
+    text = tiny_text()
+    model = load_base(EVERY[name], text, Stream(1, "base"), "cuda")
+    answers, policies = [], []
+    for graphs in ("auto", "auto", "off"):
+        hardware = Hardware(precision=precision, cuda_graphs=graphs)
+        policies.append(Policy(model, text.vocab, hardware) if graphs == "off" or not policies
+                        else policies[0])  # fmt: skip
+        answers.append(answer(policies[-1], text, PADDED, range(26), Sampling(top_k=9), most=40))
+    assert isinstance(policies[0].steps, Recordings)
+    first, again, without = (each.ids for each in answers)
+    assert first == again
+    alike = sum(a == b for a, b in zip(first, without, strict=True))
+    assert alike >= (26 if precision == "fp32" else 18)  # a rounding may decide a draw
 
 
 def test_a_stage_stands_apart_from_the_number_of_micro_batches(out, tmp_path):

@@ -9,12 +9,12 @@ import toolkit.models.heads
 import toolkit.stages.experience
 import toolkit.stages.shared
 from tests.end_to_end import STAGES, done, run_tiny, weights
-from tests.pretend_cuda import MixedDevices, Pretended, PretendedParameter, pretend_cuda
+from tests.pretend_cuda import READS, MixedDevices, Pretended, PretendedParameter, pretend_cuda
 from tests.stages.test_kernels_used import context
 from tests.tiny import tiny_text
 from toolkit import rollout
 from toolkit.data.batches import collate
-from toolkit.models import attention, compute
+from toolkit.models import attention, compute, graphs, recording
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base, load_policy
 from toolkit.pipeline import gpu
@@ -50,8 +50,12 @@ def same_products():
 
 @pytest.fixture(autouse=True)
 def same_looks(monkeypatch):
-    """Ended sequences leave at the same token on both: a batch's size may change the last bit."""
+    """Ended sequences leave at the same token on both: a batch's size may change the last bit.
+
+    A pretended GPU records no graphs either, whose attention is over more positions.
+    """
     monkeypatch.setattr(rollout, "_LOOK", 1)
+    monkeypatch.setattr(graphs, "wanted", lambda policy, tokens: False)
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +219,31 @@ def test_other_architectures_answer_and_score_as_on_the_cpu(monkeypatch, archite
         there = answers_and_logprobs(architecture, "cuda")
     assert mode.calls["linear"] > 0
     assert there == here
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt_neox", "gemma2", "mistral"])
+def test_recorded_steps_mix_nothing_and_read_no_number(monkeypatch, architecture):
+    """Whatever a step reads on the CPU, in our lines or in transformers', no graph can hold."""
+    here = answers_and_logprobs(architecture, "cpu")
+    ran = []
+    with pretend_cuda(monkeypatch) as mode:
+
+        def capture(step, aside, pool):
+            def run():
+                before = {name: mode.calls[name] for name in READS}
+                step()
+                ran.append({name for name in READS if mode.calls[name] != before[name]})
+
+            aside()
+            run()
+            return run
+
+        monkeypatch.setattr(graphs, "wanted", lambda policy, tokens: tokens >= 8)
+        monkeypatch.setattr(recording, "capture", capture)
+        monkeypatch.setattr(recording, "new_pool", lambda: None)
+        there = answers_and_logprobs(architecture, "cuda")
+    assert len(ran) > 8
+    assert not set().union(*ran)
+    assert there[:2] == here[:2]
+    for mine, other in zip(there[2], here[2], strict=True):
+        torch.testing.assert_close(torch.tensor(mine), torch.tensor(other), rtol=0, atol=1e-5)

@@ -1,14 +1,15 @@
 """Sample answers with a KV cache; every draw is keyed by its sequence, never by its batch.
 
 A prompt is read once, whatever the number of its answers. Sequences that have ended leave the batch
-when they are a quarter of it. The log-prob and entropy of every token drawn are kept.
+when they are a quarter of it. The log-prob and entropy of every token drawn are kept. On a GPU the
+step from token to token is recorded once and replayed (models/steps.py); sequences that have ended
+then leave where the next smaller step takes the rest.
 
 Dims: B sequences, U distinct prompts, P prompt tokens, T response tokens, V softmax width.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,11 @@ from torch import Tensor
 import rlhf_kernels as rk
 from toolkit.data.batches import TokenLists, pad_left
 from toolkit.data.tokenize import Text
+from toolkit.models import graphs
 from toolkit.models.cache import make_cache
 from toolkit.models.compute import precision, token_precision
 from toolkit.models.heads import Policy
+from toolkit.models.steps import Draw, Given
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.training.device import move
@@ -77,24 +80,65 @@ def sample_answers(
     distinct, rows, owners = _group(prompts)
     ids = torch.tensor(indices, dtype=torch.int64)
     places = [move(p, policy.device) for p in (rows, ids[rows])]
+    how = Draw(stream.seed64(purpose), sampling, text.eos_id)
     with torch.inference_mode():
-        reader = _Reader(policy, text, distinct, max_response)
+        recorded = graphs.wanted(policy, max_response)
+        reader = _Reader(policy, text, distinct, max_response, entire=recorded)
         logits = reader.read_prompts()
         if len(distinct) < len(prompts):
             owners = move(owners, policy.device)
             reader.keep(owners)
             logits = logits[owners]
-        _draw(reader, logits, drawn, places, (stream.seed64(purpose), sampling, text.eos_id))
+        if not (recorded and _replay(reader, logits, drawn, places, how)):
+            _draw(reader, logits, drawn, places, how)
     return drawn.answers(text.eos_id)
 
 
-def _draw(
-    reader: _Reader,
-    logits: Tensor,
-    drawn: _Drawn,
-    places: list[Tensor],
-    how: tuple[int, Sampling, int],
-) -> None:
+def _replay(
+    reader: _Reader, logits: Tensor, drawn: _Drawn, places: list[Tensor], how: Draw
+) -> bool:
+    """Draw as `_draw` does, by recorded steps; False, with nothing done, where there are none."""
+    policy, (rows, ids), count = reader.policy, places, len(drawn.tokens)
+    out = _sample(logits, how, ids, torch.zeros_like(ids))
+    alive = out.tokens != how.eos
+    width = reader.used
+    given = Given(reader.cache, width, reader.mask, out.tokens, ids, alive)
+    steps = graphs.start(policy, how, given, count)
+    if steps is None:
+        return False
+    reader.drop()
+    drawn.put(0, rows, out)
+    begun = done = 1
+    while done < count:
+        ahead = min(count, done + _LOOK - done % _LOOK)
+        steps.run(ahead - done)
+        done = ahead
+        left = steps.left() if done < count else 0
+        if left and not steps.has_smaller(policy, left):
+            continue
+        drawn.put_all(begun, rows, steps.drawn(begun, done))
+        if not left:
+            break
+        stay = steps.alive[: len(rows)].nonzero().squeeze(1)
+        steps.keep(stay, width + done - 1)
+        rows, begun = rows[stay], done
+    return True
+
+
+def _sample(logits: Tensor, how: Draw, ids: Tensor, numbers: Tensor) -> rk.Samples:
+    """Draw a token of each sequence, the one of its number in the answer."""
+    return rk.sample(
+        logits,
+        how.seed,
+        ids,
+        numbers,
+        temperature=how.sampling.temperature,
+        top_k=how.sampling.top_k,
+        top_p=how.sampling.top_p,
+    )
+
+
+def _draw(reader: _Reader, logits: Tensor, drawn: _Drawn, places: list[Tensor], how: Draw) -> None:
     """Draw token after token, from `logits` [B, V] on.
 
     Args:
@@ -102,9 +146,8 @@ def _draw(
         logits: of the first token.
         drawn: where draws go.
         places: (caller's row, global index) of each sequence in the batch; int64 [B] each.
-        how: (seed, sampling, id of end-of-text).
+        how: what every draw shares.
     """
-    seed, sampling, eos = how
     rows, ids = places
     count = len(drawn.tokens)
     steps = torch.arange(count, device=rows.device).unsqueeze(1).expand(-1, len(rows)).contiguous()
@@ -112,17 +155,9 @@ def _draw(
     look = 1 if rows.device.type == "cpu" else _LOOK
     with token_precision(reader.policy.hardware, rows.device):
         for t in range(count):
-            out = rk.sample(
-                logits,
-                seed,
-                ids,
-                steps[t, : len(rows)],
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-            )
+            out = _sample(logits, how, ids, steps[t, : len(rows)])
             drawn.put(t, rows, out)
-            alive &= out.tokens != eos
+            alive &= out.tokens != how.eos
             tokens = out.tokens
             if t + 1 == count:
                 break
@@ -145,21 +180,23 @@ class _Reader:
         text: the padding id.
         prompts: U token lists.
         room: T, tokens that will follow.
+        entire: the cache holds every position of every layer.
     """
 
-    def __init__(self, policy: Policy, text: Text, prompts: TokenLists, room: int) -> None:
+    def __init__(
+        self, policy: Policy, text: Text, prompts: TokenLists, room: int, *, entire: bool = False
+    ) -> None:
         """Pad the prompts on the left; where all are of one length there is no mask at all."""
         self.policy, self.used = policy, 0
         self.prompts, mask = pad_left(prompts, text.pad_id)
-        self.cache = make_cache(policy.model, mask.shape[1] + room)
+        self.cache = make_cache(policy.model, mask.shape[1] + room, entire=entire)
         self.mask: Tensor | None = None
         if not bool(mask.all()):
             whole = torch.cat([mask, mask.new_ones(len(mask), room)], dim=1)
             positions = (whole.cumsum(1) - 1).clamp(min=0)
             self.mask, self.positions = (move(x, policy.device) for x in (whole, positions))
-        known = inspect.signature(policy.model.forward).parameters
-        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-        self.takes_positions = "position_ids" in known
+        self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in policy.takes else {}
+        self.takes_positions = "position_ids" in policy.takes
 
     def read_prompts(self) -> Tensor:
         """Return logits [U, V] of the first response token."""
@@ -180,6 +217,10 @@ class _Reader:
         )
         logits: Tensor = out.logits[:, -1, : self.policy.vocab]
         return logits
+
+    def drop(self) -> None:
+        """Give the cache's memory back; somebody else has taken over."""
+        self.cache = make_cache(self.policy.model, 0)
 
     def keep(self, places: Tensor) -> None:
         """Go on with the sequences at `places`, in that order; a place may stand several times."""
@@ -205,6 +246,11 @@ class _Drawn:
         self.tokens[t].index_copy_(0, rows, out.tokens)
         self.logprobs[t].index_copy_(0, rows, out.logprobs)
         self.entropy[t].index_copy_(0, rows, out.entropy)
+
+    def put_all(self, first: int, rows: Tensor, draws: tuple[Tensor, ...]) -> None:
+        """Put draws [n, rows] of several steps, `first` and those after it."""
+        for held, values in zip((self.tokens, self.logprobs, self.entropy), draws, strict=True):
+            held[first : first + len(values)].index_copy_(1, rows, values)
 
     def answers(self, eos: int) -> Answers:
         """Cut after end-of-text and turn [T, B] into rows."""

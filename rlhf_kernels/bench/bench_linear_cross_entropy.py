@@ -10,8 +10,8 @@ from torch.nn import functional
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import field, linear
-from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, make_again
-from rlhf_kernels.bench.providers import Function, make_compiled
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
+from rlhf_kernels.bench.providers import Function
 from rlhf_kernels.reference.linear_cross_entropy import linear_cross_entropy as reference
 
 
@@ -30,22 +30,14 @@ def summed(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
 
 
-def in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Add up the sums of chunks."""
-    return linear.chunked(summed)(hidden, weight, targets) / len(targets)
-
-
 def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield forward and backward."""
-    shape = settings.pick_shape(linear.SHAPE, quick=linear.QUICK)
-    for dtype in settings.pick_logits_dtypes():
-        yield make_again(make_case, shape, dtype, settings.device)
+    yield from linear.make_cases(make_case, settings)
 
 
 def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: hidden states and weight read once, their gradients written."""
     given = linear.make_inputs(shape, dtype, device)
-    wide = given if dtype == torch.float32 else given.to(torch.float32)
 
     def call(function: Function, by: linear.Inputs = given) -> Results:
         loss = function(by.hidden, by.weight, by.targets)
@@ -58,16 +50,14 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -
     providers = [
         Provider(name=OURS, run=lambda: call(ours)),
         linear.make_products(given),
-        Provider(name="eager", run=lambda: call(plain)),
-    ]
-    if wide is not given:
-        providers.append(Provider(name="eager float32", run=lambda: call(plain, wide)))
-    providers += [
-        make_compiled("torch.compile", plain, call, device),
-        Provider(name="chunked torch", run=lambda: call(in_chunks)),
+        *linear.make_plain(plain, summed, call, given, device),
         make_torch(call),
-        Provider(name="Liger", run=None, note=field.find_obstacle(field.LIGER, device)),
-        Provider(name="cut-cross-entropy", run=None, note=field.find_obstacle(field.CUT, device)),
+        field.make_foreign(
+            field.LIGER, "linear CE", field.load_liger_linear_cross_entropy, call, device
+        ),
+        field.make_foreign(
+            field.CUT, "linear CE", field.load_cut_linear_cross_entropy, call, device
+        ),
     ]
     return Case(
         op="linear_cross_entropy",
@@ -76,11 +66,12 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -
         dtype=dtype,
         N=shape[0],
         V=shape[1],
-        D=linear.HIDDEN,
+        D=linear.HIDDEN[device],
         bytes_read=linear.returned_bytes(given),
         bytes_written=linear.returned_bytes(given),
         truth=lambda: linear.make_truth(given, part),
         providers=providers,
+        rounds=linear.DEVICE_ROUNDS[device],
     )
 
 

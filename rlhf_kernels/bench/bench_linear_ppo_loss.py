@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import rlhf_kernels as rk
-from rlhf_kernels.bench import inputs, linear
-from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings, make_again
-from rlhf_kernels.bench.providers import Function, make_compiled
+from rlhf_kernels.bench import field, inputs, linear
+from rlhf_kernels.bench.bench_ppo_loss_from_logits import count_tokens
+from rlhf_kernels.bench.cases import OURS, Case, Provider, Results, Settings
+from rlhf_kernels.bench.providers import Function
 from rlhf_kernels.reference.linear_ppo_loss import linear_ppo_loss as reference
 
 CLIPRANGE = 0.2
@@ -37,26 +38,20 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor, *rows: Tensor) -> Ten
     return summed(hidden, weight, targets, *rows) / len(targets)
 
 
-def in_chunks(hidden: Tensor, weight: Tensor, targets: Tensor, *rows: Tensor) -> Tensor:
-    """Add up the sums of chunks."""
-    return linear.chunked(summed)(hidden, weight, targets, *rows) / len(targets)
-
-
 def make_cases(settings: Settings) -> Iterator[Case]:
     """Yield forward and backward."""
-    shape = settings.pick_shape(linear.SHAPE, quick=linear.QUICK)
-    for dtype in settings.pick_logits_dtypes():
-        yield make_again(make_case, shape, dtype, settings.device)
+    yield from linear.make_cases(make_case, settings)
 
 
 def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case: old log-probs near the new ones, so that some ratios are clipped."""
     given = linear.make_inputs(shape, dtype, device)
-    wide = given if dtype == torch.float32 else given.to(torch.float32)
     with torch.no_grad():
         logprobs = rk.linear_logprobs(given.hidden, given.weight, given.targets).logprobs
     old = inputs.make_near(logprobs, spread=0.2)
-    advantages = inputs.make_normal(shape[0], dtype=torch.float32, device=device)
+    tokens = 1 if device == "cpu" else count_tokens(shape[0])
+    answers = inputs.make_normal(shape[0] // tokens, dtype=torch.float32, device=device)
+    advantages = answers.repeat_interleave(tokens)  # one for each answer, as Liger's has it
 
     def call(function: Function, by: linear.Inputs = given) -> Results:
         loss = function(by.hidden, by.weight, by.targets, old, advantages)
@@ -75,13 +70,8 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -
     providers = [
         Provider(name=OURS, run=lambda: call(ours)),
         linear.make_products(given),
-        Provider(name="eager", run=lambda: call(plain)),
-    ]
-    if wide is not given:
-        providers.append(Provider(name="eager float32", run=lambda: call(plain, wide)))
-    providers += [
-        make_compiled("torch.compile", plain, call, device),
-        Provider(name="chunked torch", run=lambda: call(in_chunks)),
+        *linear.make_plain(plain, summed, call, given, device),
+        make_liger(given, old, answers, device),
     ]
     return Case(
         op="linear_ppo_loss",
@@ -90,9 +80,26 @@ def make_case(shape: tuple[int, int], dtype: torch.dtype, device: str = "cpu") -
         dtype=dtype,
         N=shape[0],
         V=shape[1],
-        D=linear.HIDDEN,
+        D=linear.HIDDEN[device],
         bytes_read=linear.returned_bytes(given),
         bytes_written=linear.returned_bytes(given),
         truth=lambda: linear.make_truth(given, part),
         providers=providers,
+        rounds=linear.DEVICE_ROUNDS[device],
+    )
+
+
+def make_liger(given: linear.Inputs, old: Tensor, answers: Tensor, device: str) -> Provider:
+    """Return Liger's fused linear GRPO without its KL term, which then is this loss."""
+    shape = (len(answers), len(given.targets) // len(answers))
+
+    def call(function: Function) -> Results:
+        targets, before = given.targets.view(shape), old.view(shape)
+        mask = torch.ones_like(targets)
+        hidden = given.hidden.view(*shape, -1)
+        loss = function(hidden, given.weight, targets, before, answers, mask, CLIPRANGE)
+        return linear.differentiate({"loss": loss}, given)
+
+    return field.make_foreign(
+        field.LIGER, "linear GRPO", field.load_liger_linear_grpo, call, device
     )

@@ -14,6 +14,9 @@ from torch import Tensor
 
 OURS = "rlhf_kernels"
 
+#: How often a GPU runs each provider of a case, unless the case says otherwise.
+ROUNDS = 60
+
 #: Results by name; names that start with "grad" are gradients.
 Results = dict[str, Tensor]
 
@@ -101,6 +104,7 @@ class Case:
         bytes_written: bytes that must be written: each output once.
         again: builds the same case with the same numbers in memory of its own, for a GPU, where
             the inputs are rotated so that no run finds them in the cache.
+        rounds: how often a GPU runs each provider; calls of tens of milliseconds need fewer.
     """
 
     op: str
@@ -116,6 +120,7 @@ class Case:
     truth: Callable[[], Results]
     providers: Sequence[Provider]
     again: Callable[[], Case] | None = None
+    rounds: int = ROUNDS
 
 
 def make_again(make: Callable[..., Case], *args: Any) -> Case:

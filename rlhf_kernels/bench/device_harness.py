@@ -21,7 +21,6 @@ from rlhf_kernels.bench.machine import Machine
 from rlhf_kernels.bench.rotation import count_copies, outgrows_cache, plan_turns
 from rlhf_kernels.bench.rows import Row
 
-ROUNDS = 60
 #: Calls shorter than this are also measured as graphs and by the host's clock.
 SHORT_SECONDS = 1e-3
 GRAPH_CALLS = 32
@@ -55,7 +54,7 @@ def measure_on_device(
     cache = int((machine.l2_mib or 0.0) * 2**20)
     copies = copy_providers(case, count_copies(moved, cache))
     running = list(runners.values())
-    take_rounds(running, copies, clock)
+    take_rounds(running, copies, clock, case.rounds)
     clocks = read_clocks()  # while the device is still at the clocks of the work
     for runner in running:
         if sorted(runner.samples)[len(runner.samples) // 2] < SHORT_SECONDS:
@@ -120,7 +119,10 @@ def copy_providers(case: Case, count: int) -> dict[str, list[Provider]]:
 
 
 def take_rounds(
-    runners: Sequence[Runner], copies: dict[str, list[Provider]], clock: DeviceClock
+    runners: Sequence[Runner],
+    copies: dict[str, list[Provider]],
+    clock: DeviceClock,
+    rounds: int,
 ) -> None:
     """Add a sample per round to every runner.
 
@@ -128,7 +130,7 @@ def take_rounds(
     be part of a sample.
     """
     count = len(copies[runners[0].provider.name])
-    groups = list(plan_turns(len(runners), count, ROUNDS))
+    groups = list(plan_turns(len(runners), count, rounds))
     for number, group in enumerate([groups[0], *groups]):
         turns = [copies[runners[who].provider.name][copy] for who, copy in group]
         for provider in turns:

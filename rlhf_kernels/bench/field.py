@@ -165,6 +165,53 @@ def load_liger_grpo() -> Function:
     return loss
 
 
+def load_liger_linear_cross_entropy() -> Function:
+    """Return (hidden, weight, targets) -> mean loss; gradients come with the forward pass."""
+    module = importlib.import_module("liger_kernel.transformers.fused_linear_cross_entropy")
+    loss = module.LigerFusedLinearCrossEntropyLoss()
+    return lambda hidden, weight, targets: loss(weight, hidden, targets)
+
+
+def load_liger_linear_grpo() -> Function:
+    """Return (hidden [B, T, D], weight, targets, old, advantages [B], mask, cliprange) -> loss.
+
+    An answer at a time, as its default is; no reference, and the mean over tokens.
+    """
+    module = importlib.import_module("liger_kernel.chunked_loss.grpo_loss")
+    make = require(
+        module.LigerFusedLinearGRPOLoss,
+        *("beta", "use_ref_model", "epsilon_low", "epsilon_high", "loss_type"),
+    )
+
+    def loss(
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        old: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+        cliprange: float,
+    ) -> Tensor:
+        function = make(
+            beta=0.0,
+            use_ref_model=False,
+            epsilon_low=cliprange,
+            epsilon_high=cliprange,
+            loss_type="bnpo",
+        )
+        found = function(hidden, weight, targets, mask, advantages, old_per_token_logps=old)
+        total: Tensor = found[0]
+        return total
+
+    return loss
+
+
+def load_cut_linear_cross_entropy() -> Function:
+    """Return (hidden, weight, targets) -> mean loss, of 16-bit inputs."""
+    module = importlib.import_module("cut_cross_entropy")
+    return require(module.linear_cross_entropy, "e", "c", "targets")
+
+
 def load_quack_cross_entropy() -> Function:
     """Return (logits, targets) -> mean loss; the backward pass overwrites the logits."""
     function = load_quack()

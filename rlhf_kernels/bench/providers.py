@@ -44,10 +44,23 @@ def make_compiled(
     device: str = "cpu",
     *,
     note: str = "",
+    tuned: bool = True,
+    wrap: Callable[[Function], Function] | None = None,
 ) -> Provider:
-    """Return a provider of `function` through torch.compile, with max-autotune on a GPU."""
-    compiled = compile_once(function, COMPILE_MODES[device])
-    return Provider(name=name, run=lambda: call(compiled), compiled=True, note=note)
+    """Return a provider of `function` through torch.compile, with max-autotune on a GPU.
+
+    Args:
+        name: of the row.
+        function: what is compiled.
+        call: calls it with the inputs of the case and names its results.
+        device: where the inputs lie.
+        note: for the row.
+        tuned: look for the best variant on a GPU; large matrix products take minutes of that.
+        wrap: turns the compiled function into what is called.
+    """
+    compiled = compile_once(function, COMPILE_MODES[device] if tuned else None)
+    used = compiled if wrap is None else wrap(compiled)
+    return Provider(name=name, run=lambda: call(used), compiled=True, note=note)
 
 
 @functools.cache

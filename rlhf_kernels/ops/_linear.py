@@ -1,4 +1,4 @@
-"""What the ops over a linear head share: chunks of rows, workspaces, gradients.
+"""What the ops over a linear head share: chunks of rows, workspaces, autograd.
 
 N rows, D hidden, V vocabulary. Rows go through the head a chunk at a time, in one workspace, so
 that [N, V] never exists. Rows that do not count are left out before the products.
@@ -92,13 +92,16 @@ class Chunks:
         """Allocate `count` chunks of logits [rows, V] whose rows lie a multiple of PADDING apart.
 
         They are touched again and again; allocated per chunk, the system would clear each page.
+        What lies between the rows must be a number on the CPU: oneDNN's 16-bit products on AMX
+        read it, times 0.
         """
-        vocab = len(head.weight)
+        vocab, like = len(head.weight), head.weight
         shape = (min(self.rows, self.count), pad(vocab))
-        return [
-            torch.empty(shape, dtype=head.weight.dtype, device=head.weight.device)[:, :vocab]
-            for _ in range(count)
-        ]
+        whole = [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in range(count)]
+        if like.device.type == "cpu":
+            for space in whole:
+                space[:, vocab:].zero_()
+        return [space[:, :vocab] for space in whole]
 
 
 def pad(vocab: int) -> int:
@@ -107,7 +110,13 @@ def pad(vocab: int) -> int:
 
 
 def plan_chunks(
-    op: str, counted: Tensor | None, hidden: Tensor, head: Head, chunk_bytes: int | None, held: int
+    op: str,
+    counted: Tensor | None,
+    hidden: Tensor,
+    head: Head,
+    chunk_bytes: int | None,
+    held: int,
+    spared: int = 0,
 ) -> Chunks:
     """Choose the rows that take part, and how many of them fit the budget.
 
@@ -118,6 +127,8 @@ def plan_chunks(
         head: whose logits are held.
         chunk_bytes: the budget; None for the device's own.
         held: how many [rows, V] tensors are held at a time.
+        spared: bytes a vocabulary entry that one chunk of all rows does without: on CUDA it is
+            taken where it holds no more than that.
 
     Raises:
         ValueError: one row does not fit; the message says what does.
@@ -130,6 +141,8 @@ def plan_chunks(
     if chunk_bytes is None:
         budget = CUDA_CHUNK_ROWS * row_bytes if hidden.is_cuda else CPU_CHUNK_BYTES
         rows = max(1, budget // row_bytes)
+        if hidden.is_cuda and held * count * head.weight.dtype.itemsize <= spared:
+            rows = max(rows, -(-count // 16) * 16)
     else:
         rows = chunk_bytes // row_bytes
     if rows < 1:
@@ -138,84 +151,6 @@ def plan_chunks(
             f" {row_bytes} bytes; pass at least {row_bytes}, or None for the default"
         )
     return Chunks(count=count, rows=rows // 16 * 16 or rows, index=index)
-
-
-class Gradients:
-    """The gradients of hidden states, weight and bias, added up in float32 chunk by chunk.
-
-    A 16-bit result is allocated when its float32 sum is complete, so that logits and both never
-    lie in memory together. A tensor nobody wants is not computed and comes back empty, as does the
-    weight's where the caller gives a tensor to add it to.
-    """
-
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        wants: list[bool],
-        chunks: Chunks,
-        head: Head,
-        weight_grad: Tensor | None = None,
-    ) -> None:
-        self._inputs = (hidden, weight, bias)
-        self._chunks = chunks
-        self._head = head
-        whole = chunks.index is None
-        make = torch.empty_like if whole else torch.zeros_like
-        self.hidden = make(hidden, memory_format=torch.contiguous_format) if wants[0] else None
-        one = chunks.count <= chunks.rows and weight.dtype == head.weight.dtype
-        self._given = weight_grad
-        self.weight = weight_grad
-        if wants[1]:
-            self.weight = new_sum(weight, weight.dtype if one else None)
-        self.bias = new_sum(bias, None) if bias is not None and wants[2] else None
-        self.wanted = any(wants) or weight_grad is not None
-
-    def add(self, dlogits: Tensor, rows: Tensor, part: slice) -> None:
-        """Add one chunk: dlogits [n, V] and the hidden states [n, D] that they come from."""
-        first = part.start == 0
-        if self.weight is not None:
-            overwrite = first and self._given is None
-            _matmul.add_weight_gradient(dlogits, rows, self.weight, overwrite)
-        if self.bias is not None:
-            summed = dlogits.sum(0, dtype=self.bias.dtype)
-            self.bias.copy_(summed) if first else self.bias.add_(summed)
-        if self.hidden is not None and len(rows):
-            product = _matmul.multiply_hidden(dlogits, self._head.weight)
-            self._chunks.write(self.hidden, part, product)
-
-    def finish(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three gradients in their inputs' dtypes."""
-        hidden, weight, bias = self._inputs
-        results = []
-        own = self.weight if self._given is None else None
-        for summed, like in ((self.hidden, hidden), (own, weight), (self.bias, bias)):
-            result = (
-                hidden.new_empty(0) if summed is None or like is None else summed.to(like.dtype)
-            )
-            results.append(result)
-        return results[0], results[1], results[2]
-
-
-def new_sum(like: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Allocate a sum of the shape of `like`, by default in its result dtype."""
-    dtype = dtype or registry.result_dtype(like)
-    return torch.empty(like.shape, dtype=dtype, device=like.device)
-
-
-def gradient_outputs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, wants: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Allocate gradients as `Gradients.finish` returns them, for the fake kernels."""
-    inputs = (hidden, weight, bias)
-    results = [
-        torch.empty(like.shape, dtype=like.dtype, device=like.device)
-        if want and like is not None
-        else hidden.new_empty(0)
-        for want, like in zip(wants, inputs, strict=True)
-    ]
-    return results[0], results[1], results[2]
 
 
 def wanted(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[bool]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_kernels import _registry as registry
-from rlhf_kernels.ops import _linear, _rows
+from rlhf_kernels.ops import _linear, _linear_gradients, _rows
 from rlhf_kernels.ops import _linear_checks as checks
 from rlhf_kernels.ops._linear_stats import merge_chunks, name_stats
 from rlhf_kernels.ops.ppo_loss_from_logits import STATS
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 def _outputs(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     wants = rest[-2] if isinstance(rest[-1], str) else rest[-3]
     values = (registry.new_result(hidden), registry.new_result(hidden, len(STATS)))
-    return (*values, *_linear.gradient_outputs(hidden, weight, bias, wants))
+    return (*values, *_linear_gradients.gradient_outputs(hidden, weight, bias, wants))
 
 
 @_linear.isolated
@@ -73,10 +73,11 @@ def _run(
         head,
         chunk_bytes,
         held=1 + (reference is not None) + bool(softcap and differentiated),
+        spared=_linear_gradients.spared_bytes(weight, head, wants, weight_grad),
     )
     kept = batch.map(chunks.pack)
     checks.check_targets(op, kept.targets, len(weight), kept.counted(), chunks.index)
-    gradients = _linear.Gradients(hidden, weight, bias, wants, chunks, head, weight_grad)
+    gradients = _linear_gradients.Gradients(hidden, weight, bias, wants, chunks, head, weight_grad)
     with checks.headed(op):
         parts = _run_chunks(hidden, head, reference, chunks, kept, denominators, scalars, gradients)
     # First of all, into the room that the workspaces have just left.
@@ -94,7 +95,7 @@ def _run_chunks(
     batch: Batch,
     denominators: tuple[Tensor, Tensor],
     scalars: Scalars,
-    gradients: _linear.Gradients,
+    gradients: _linear_gradients.Gradients,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the losses and the statistics of the chunks; add up the gradients on the way."""
     wants = gradients.wanted

@@ -33,7 +33,8 @@ def merge_chunks(
     between = (counts * (means - mean).square()).sum()
     merged = table.sum(0)
     merged[_RATIO_VAR] += torch.where(counts.sum() > 0, between / denominator, 0.0)
-    merged[_MAXIMA] = table[:, _MAXIMA].amax(0)
+    for place in _MAXIMA:  # one by one: a list of indices would be copied to a GPU, which waits
+        merged[place] = table[:, place].amax(0)
     return torch.stack(losses).double().sum(), merged
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_kernels import _registry as registry
-from rlhf_kernels.ops import _linear, _rows
+from rlhf_kernels.ops import _linear, _linear_gradients, _rows
 from rlhf_kernels.ops import _linear_checks as checks
 from rlhf_kernels.ops.gather_logprobs import LogProbs
 
@@ -79,12 +79,13 @@ def _run_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     head = _linear.make_head(weight, bias, softcap, compute)
     held = 2 if softcap else 1
-    chunks = _linear.plan_chunks(OP, mask, hidden, head, chunk_bytes, held)
+    spared = _linear_gradients.spared_bytes(weight, head, wants)
+    chunks = _linear.plan_chunks(OP, mask, hidden, head, chunk_bytes, held, spared)
     upstream = [chunks.pack(x) for x in (grad_logprobs, grad_entropy, grad_logsumexp)]
     packed, saved = chunks.pack(targets), chunks.pack(rows)
     assert packed is not None
     assert saved is not None
-    gradients = _linear.Gradients(hidden, weight, bias, wants, chunks, head)
+    gradients = _linear_gradients.Gradients(hidden, weight, bias, wants, chunks, head)
     spaces = chunks.new_workspaces(head, held)
     for part in chunks:
         logits, bounded = ([s[: part.stop - part.start] for s in spaces] + [None])[:2]
@@ -103,7 +104,7 @@ def _run_backward(
 def _backward_outputs(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _linear.gradient_outputs(hidden, weight, bias, rest[-1])
+    return _linear_gradients.gradient_outputs(hidden, weight, bias, rest[-1])
 
 
 _forward = registry.define_composite(

@@ -12,7 +12,7 @@ import toolkit.rollout
 import toolkit.stages.ppo
 import toolkit.stages.reward
 import toolkit.stages.sft
-import toolkit.training.loop  # noqa: F401  (the clock starts after all imports)
+import toolkit.training.loop  # the clock starts after all imports
 from specs.compare.measure import Job, Measure, read_lines, serve, write_lines
 from specs.compare.rows import check_names
 from toolkit.pipeline.events import Silent
@@ -37,12 +37,15 @@ class Clock(Silent):
 def run_stage(job: Job, measure: Measure) -> dict[str, Any]:
     """Run the spec up to the job's stage; what stands before it is there already."""
     loaded = load_spec(job["spec_file"], job["overrides"])
+    if job.get("large"):  # nobody writes his models in these tasks
+        toolkit.stages.ppo.save_model = lambda *_: None
     run(loaded, job["stage"], display=Clock(measure))
     stages = Path(loaded.spec.out) / "stages"
     kind = job["stage"]
     if kind not in MODELS:
         return {}
-    shutil.copytree(stages / MODELS[kind], Path(job["out"]) / "model", dirs_exist_ok=True)
+    if not job.get("large"):
+        shutil.copytree(stages / MODELS[kind], Path(job["out"]) / "model", dirs_exist_ok=True)
     settings = SETTINGS[kind](loaded.spec, stages)
     check_names(kind, settings)
     return settings
@@ -68,6 +71,12 @@ def export_data(job: Job, measure: Measure) -> dict[str, Any]:
         cut = [{key: row[key] for key in kept if key in row} for row in rows]
         write_lines(out / f"{name}.jsonl", cut)
     return {}
+
+
+def ready(job: Job, measure: Measure) -> dict[str, Any]:
+    """Run our data stage and write its records for all."""
+    run_stage({**job, "stage": "data"}, measure)
+    return export_data(job, measure)
 
 
 def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
@@ -164,4 +173,4 @@ SETTINGS = {"sft": sft_settings, "reward": reward_settings, "ppo": ppo_settings}
 STAGES = dict.fromkeys(("data", "sft", "label", "reward", "ppo"), run_stage)
 
 if __name__ == "__main__":
-    serve({**STAGES, "export": export_data})
+    serve({**STAGES, "export": export_data, "ready": ready})

@@ -5,6 +5,7 @@ Dims: B episodes, P prompt tokens (left-padded), T response tokens, V softmax wi
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,29 @@ class Rollout:
         return self.mask.shape[1]
 
 
+def computing(job: Job) -> AbstractContextManager[Any]:
+    """Return the job's precision: autocast for bf16, weights in fp32 either way."""
+    if job["precision"] == "fp32":
+        return nullcontext()
+    return torch.autocast(job.get("device", "cpu"), dtype=torch.bfloat16)
+
+
 def load_models(job: Job) -> Models:
-    """Load policy, reference, value and reward model."""
+    """Load policy, reference, value and reward model, to compute in the job's precision."""
     models, init = job["models"], job["spec"]["ppo"]["value"]["init"]
 
-    def scalar(name: str) -> PreTrainedModel:
-        folder = models[name]
-        return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
+    def ready(kind: Any, name: str, **options: Any) -> PreTrainedModel:
+        model = kind.from_pretrained(models[name], **options).eval()
+        if job["precision"] != "fp32":
+            for part in (model, model.base_model):  # as accelerate does it
+                part.forward = computing(job)(part.forward)
+        return model.to(job.get("device", "cpu"))
 
     loaded = Models(
-        policy=AutoModelForCausalLM.from_pretrained(models["sft"]).eval(),
-        reference=AutoModelForCausalLM.from_pretrained(models["sft"]).eval(),
-        value=scalar(init),
-        reward=scalar("reward"),
+        policy=ready(AutoModelForCausalLM, "sft"),
+        reference=ready(AutoModelForCausalLM, "sft"),
+        value=ready(AutoModelForSequenceClassification, init, num_labels=1),
+        reward=ready(AutoModelForSequenceClassification, "reward", num_labels=1),
     )
     loaded.reference.requires_grad_(False)
     loaded.reward.requires_grad_(False)
@@ -107,7 +118,8 @@ def ppo(job: Job, measure: Measure) -> dict[str, Any]:
         rollout = sample(models.policy, [prompts[r] for r in rows], tokenizer, job)
         updates += improve(models, trained, rollout, tokenizer, config)
         measure.step()
-    save(models.policy, tokenizer, job)
+    if not job.get("large"):
+        save(models.policy, tokenizer, job)
     settings = ppo_settings(job, updates)
     check_names("ppo", settings)
     return settings
@@ -118,8 +130,8 @@ def sample(
 ) -> Rollout:
     """Answer prompts with transformers' own generate, which has a KV cache."""
     tokenizer.padding_side = "left"
-    batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
-    with torch.no_grad():
+    batch = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(policy.device)
+    with torch.no_grad(), computing(job):
         ids = policy.generate(
             **batch,
             do_sample=True,
@@ -138,7 +150,7 @@ def sample(
 def logprobs_of(model: PreTrainedModel, rollout: Rollout, vocab: int, temperature: float) -> Tensor:
     """Log-probs of the response tokens [B, T]."""
     width = rollout.width
-    logits = model(**rollout.inputs, logits_to_keep=width + 1).logits[:, :-1, :vocab]
+    logits = model(**rollout.inputs, logits_to_keep=width + 1).logits[:, :-1, :vocab].float()
     chosen = rollout.ids[:, -width:].clamp(max=vocab - 1)
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     return logprobs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
@@ -187,7 +199,8 @@ def improve(
         advantages, returns = estimate(rewards, values, mask, config)
     updates = 0
     for _ in range(config["inner_epochs"]):
-        for rows in torch.randperm(len(scores)).split(config["minibatch"]):
+        order = torch.randperm(len(scores)).to(scores.device)
+        for rows in order.split(config["minibatch"]):
             part = Rollout(rollout.ids[rows], rollout.attention[rows], mask[rows])
             logprobs = logprobs_of(models.policy, part, vocab, temperature)
             policy_loss(logprobs, old[rows], advantages[rows], part.mask, config).backward()
@@ -204,7 +217,7 @@ def estimate(
 ) -> tuple[Tensor, Tensor]:
     """GAE; advantages [B, T] whitened, returns [B, T]."""
     gamma, decay = config["gamma"], config["gamma"] * config["lam"]
-    last, following = torch.zeros(len(rewards)), torch.zeros(len(rewards))
+    last, following = torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
     found = torch.zeros_like(rewards)
     for t in reversed(range(rewards.shape[1])):
         last = (rewards[:, t] + gamma * following - values[:, t] + decay * last) * mask[:, t]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,16 +27,22 @@ COLUMNS = (
 
 ABOUT = ("time", "commit", "cpu", "cores", "threads", "wait_policy", "load", "versions")
 
+LATER = ("gpu", "gpu_peak_gb", "note")
+"""What rows on a GPU add: its name, the most that tensors held, why a row has no figures."""
+
 SHOWN = {
     "task": "task", "system": "system", "precision": "", "seed": "seed", "kl_coef": "kl",
     "sft_s": "SFT s", "reward_s": "RM s", "ppo_s": "PPO s", "total_s": "total s",
     "episodes_per_s": "episodes/s", "peak_gb": "peak GB", "reward_accuracy": "RM acc.",
     "oracle_sft": "oracle", "oracle_ppo": "-> PPO", "exact_sft": "exact", "exact_ppo": "-> PPO",
-    "greedy_ppo": "greedy", "kl_nats": "KL",
+    "greedy_ppo": "greedy", "kl_nats": "KL", "gpu_peak_gb": "GPU GB", "note": "note",
 }  # fmt: skip
 
 
-COMPARED = {"total_s": "time", "episodes_per_s": "episodes/s", "peak_gb": "peak"}
+COMPARED = {
+    "total_s": "time", "episodes_per_s": "episodes/s", "peak_gb": "peak",
+    "gpu_peak_gb": "GPU peak",
+}  # fmt: skip
 
 
 def print_settings(bench: Bench) -> None:
@@ -68,7 +75,8 @@ def show(value: Any) -> str:
 def ratios(rows: list[Row]) -> list[str]:
     """Return sentences: a system's time, speed and memory as multiples of TRL's in the same run.
 
-    Each is the median over seeds (repeats) of the ratio within one.
+    Each is the median over seeds (repeats) of the ratio within one. TRL's row is of the same
+    precision where it has one, else of fp32.
     """
     lines = []
     names = dict.fromkeys((r["task"], r["kl_coef"], r["system"], r["precision"]) for r in rows)
@@ -76,13 +84,10 @@ def ratios(rows: list[Row]) -> list[str]:
         if system == "trl":
             continue
         mine = [r for r in rows if _is(r, task, coef, system, precision)]
-        theirs = {r["seed"]: r for r in rows if _is(r, task, coef, "trl", "fp32")}
+        same = precision if (task, coef, "trl", precision) in names else "fp32"
+        theirs = {r["seed"]: r for r in rows if _is(r, task, coef, "trl", same)}
         parts = []
-        for key, text in (
-            ("total_s", "time"),
-            ("episodes_per_s", "episodes/s"),
-            ("peak_gb", "peak"),
-        ):
+        for key, text in COMPARED.items():
             both = [
                 r[key] / theirs[r["seed"]][key]
                 for r in mine
@@ -108,11 +113,12 @@ def record(path: Path, rows: list[Row], bench: Bench) -> None:
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if fresh:
-            writer.writerow([*COLUMNS, *ABOUT])
+            writer.writerow([*COLUMNS, *ABOUT, *LATER])
         for row in rows:
-            versions = " ".join(f"{k}={v}" for k, v in bench.versions[row["system"]].items())
-            figures = [_cell(row.get(key)) for key in COLUMNS]
-            writer.writerow([*figures, *about, versions])
+            told = bench.versions.get(row["system"], {})  # a system may never have finished
+            versions = " ".join(f"{k}={v}" for k, v in told.items())
+            figures, later = ([_cell(row.get(key)) for key in keys] for keys in (COLUMNS, LATER))
+            writer.writerow([*figures, *about, versions, *later])
 
 
 def _cell(value: Any) -> Any:
@@ -135,9 +141,12 @@ def describe(bench: Bench) -> list[str]:
 
 
 def commit() -> str:
-    """Return the commit, with + when files differ from it."""
+    """Return the commit, with + when files differ from it; unknown outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
     done = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+        [git, "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
         capture_output=True,
         text=True,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from specs.compare.processes import Bench, Result, resolved
+from specs.compare.measure import SO_FAR
+from specs.compare.processes import Bench, Result, Unfinished, resolved
 
 FIXED: dict[str, dict[str, Any]] = {
     "v4096": {
@@ -18,11 +20,37 @@ FIXED: dict[str, dict[str, Any]] = {
         "prompt": 32,
         "model": {"n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 64},
     },
+    "v125m": {
+        "vocab": 50257,
+        "prompt": 64,
+        "model": {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 128},
+    },
+    "v1300m": {
+        "vocab": 50257,
+        "prompt": 64,
+        "model": {"n_layer": 24, "n_embd": 2048, "n_head": 16, "n_positions": 128},
+    },
 }
 """Task for speed -> width of the softmax, tokens of a prompt, settings of the GPT-2."""
 
+LARGE = ("v125m", "v1300m")
+"""Tasks for a GPU: weights are drawn where they are used, and no trained model is written."""
+
+TASKS = {"cpu": ("sort", "v4096", "v50257"), "cuda": LARGE}
+"""Device -> what is run unless the command line says otherwise."""
+
 QUICK_SORT = ["sft.epochs=1", "collect.prompts=200", "ppo.episodes=512"]
 QUICK_FIXED = ["ppo.episodes=64"]
+QUICK_LARGE = [
+    "ppo.episodes=24", "ppo.batch=8", "ppo.minibatch=8", "text.max_prompt=6", "text.max_response=5",
+]  # fmt: skip
+QUICK_SHAPE = {
+    "vocab": 300,
+    "prompt": 6,
+    "model": {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 16},
+}
+"""What --quick makes of a large task: small enough for any CPU."""
+
 ANSWERS = 4
 
 Row = dict[str, Any]
@@ -137,37 +165,59 @@ def _pace(ppo: Result, batch: int) -> Row:
 
 
 def run_fixed(
-    bench: Bench, task: str, repeat: int, systems: list[str], *, quick: bool
+    bench: Bench,
+    task: str,
+    repeat: int,
+    systems: list[str],
+    *,
+    quick: bool,
+    precisions: list[str] | None = None,
 ) -> list[Row]:
-    """Run PPO alone on fixed lengths with every system, ours in bf16 too."""
+    """Run PPO alone on fixed lengths with every system.
+
+    Args:
+        bench: starts the processes.
+        task: of FIXED.
+        repeat: the seed, and who comes first.
+        systems: who runs.
+        quick: few steps, and a small model for a large task.
+        precisions: what every system runs in; None: fp32 for all, and ours in bf16 too.
+    """
     spec_file, folder = f"specs/compare/{task}.yaml", bench.clear(bench.out / f"{task}-{repeat}")
     base, reward, prompts = f"{folder}/base", f"{folder}/reward", f"{folder}/prompts.jsonl"
-    short = QUICK_FIXED if quick else []
-    overrides = [f"seed={repeat}", f"hardware.threads={bench.threads}", *short]
+    large, shape = task in LARGE, FIXED[task]
+    short = (QUICK_LARGE if large else QUICK_FIXED) if quick else []
+    overrides = [
+        f"seed={repeat}", f"hardware.threads={bench.threads}", f"hardware.device={bench.device}",
+        *short,
+    ]  # fmt: skip
     models = {"base": base, "sft": base, "reward": reward}
-    job = {"spec_file": spec_file, "overrides": overrides, "models": models, "seed": repeat}
+    job = {
+        "spec_file": spec_file, "overrides": overrides, "models": models, "seed": repeat,
+        "large": large, "precision": "fp32",
+    }  # fmt: skip
     made = {"stage": "prepare_fixed", "out": f"{folder}/prepare", "prompts": prompts}
-    bench.run("tasks", {**job, **made, **FIXED[task]}, f"{task} base model")
+    sizes = QUICK_SHAPE if quick and large else shape
+    bench.run("tasks", {**job, **made, **sizes}, f"{task} base model")
     job["overrides"] = [
         *overrides, f"models.base.path={base}", "models.base.architecture=null",
         f"models.reward_trained.path={reward}", f"text.tokenizer={base}",
-        f"data.prompts.path={prompts}",
+        f"data.prompts.path={prompts}", f"out={folder}/run",
     ]  # fmt: skip
-    job["data"] = f"{folder}/data"
-    data = {**job, "overrides": [*job["overrides"], f"out={folder}/run-fp32"]}
-    bench.run("ours", {**data, "stage": "data", "out": f"{folder}/ours/data"}, f"{task} data")
-    export = {**data, "stage": "export", "stages": f"{folder}/run-fp32/stages"}
-    bench.run("ours", {**export, "out": f"{folder}/ours/export"}, f"{task} export")
-    rows = []
-    for system, precision in turns(systems, repeat):
-        rows.append(_fixed_row(bench, task, repeat, system, precision, job, folder))
-    return rows
+    job |= {"data": f"{folder}/data", "stages": f"{folder}/run/stages"}
+    bench.run("ours", {**job, "stage": "ready", "out": f"{folder}/ours/data"}, f"{task} data")
+    return [
+        _fixed_row(bench, task, repeat, system, precision, job, folder)
+        for system, precision in turns(systems, repeat, precisions)
+    ]
 
 
-def turns(systems: list[str], repeat: int) -> list[tuple[str, str]]:
+def turns(
+    systems: list[str], repeat: int, precisions: list[str] | None = None
+) -> list[tuple[str, str]]:
     """Return (system, precision); each repeat starts with another, so that drift favours nobody."""
-    all_of = [(system, "fp32") for system in systems]
-    all_of += [("ours", "bf16")] if "ours" in systems else []
+    all_of = [(system, precision) for precision in precisions or ["fp32"] for system in systems]
+    all_of += [("ours", "bf16")] if "ours" in systems and precisions is None else []
     start = (repeat - 1) % len(all_of)
     return all_of[start:] + all_of[:start]
 
@@ -175,23 +225,36 @@ def turns(systems: list[str], repeat: int) -> list[tuple[str, str]]:
 def _fixed_row(
     bench: Bench, task: str, repeat: int, system: str, precision: str, job: Row, folder: Path
 ) -> Row:
-    overrides = [
-        *job["overrides"], f"hardware.precision={precision}", f"out={folder}/run-{precision}"
-    ]  # fmt: skip
+    """Run one system; on a GPU one that fails or takes too long is a row that says so."""
+    overrides = [*job["overrides"], f"hardware.precision={precision}"]
     spec = resolved(job["spec_file"], overrides)
     name = f"{task} {repeat} {system} {precision}"
     mine = {**job, "overrides": overrides, "precision": precision, "spec": spec}
-    if system == "ours" and precision != "fp32":
-        data = {**mine, "stage": "data", "out": f"{folder}/ours/data-{precision}"}
-        bench.run("ours", data, f"{name} data")
-    out = f"{folder}/{system}/ppo-{precision}"
-    result = bench.run(system, {**mine, "stage": "ppo", "out": out}, name)
-    bench.settings.setdefault((system, "ppo"), result["settings"])
-    return {
+    row = {
         "task": task, "system": system, "precision": precision, "seed": repeat,
         "kl_coef": spec["ppo"]["kl"]["coef"],
-        "ppo_s": result["seconds"],
+        "gpu": bench.gpu,
+    }  # fmt: skip
+    out = f"{folder}/{system}/ppo-{precision}"
+    try:
+        result = bench.run(system, {**mine, "stage": "ppo", "out": out}, name)
+    except Unfinished as why:
+        if bench.device == "cpu":
+            raise
+        print(why, flush=True)
+        row["note"] = why.note
+        if not (kept := Path(out, SO_FAR)).exists():
+            return row
+        result = json.loads(kept.read_text(encoding="utf-8"))
+        row["note"] += f"; figures of {result['steps']} steps"
+    else:
+        bench.settings.setdefault((system, "ppo"), result["settings"])
+    there = result.get("gpu_peak")
+    return {
+        **row,
+        "ppo_s": None if "note" in row else result["seconds"],
         "peak_gb": result["peak"] / 1e9,
         "ppo_peak_gb": result["peak"] / 1e9,
+        "gpu_peak_gb": None if there is None else there / 1e9,
         **_pace(result, spec["ppo"]["batch"]),
-    }  # fmt: skip
+    }

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from specs.compare.measure import Job, Measure, serve, write_lines
 from toolkit.data.prepare import load_run_text, load_task
@@ -40,7 +45,10 @@ def prepare_fixed(job: Job, measure: Measure) -> dict[str, Any]:
     del measure
     text, seed = make_words(job["vocab"]), job["seed"]
     source = ModelSource(architecture="gpt2", config={**job["model"], **ACTIVATION})
-    base = load_base(source, text, Stream(seed, "base"))
+    if job.get("large"):
+        base = make_where_used(source, text, seed, job["device"])
+    else:
+        base = load_base(source, text, Stream(seed, "base"))
     forbid(base, [text.eos_id, text.pad_id])
     save_base(base, text, Path(job["models"]["base"]))
     make_cheap_reward(source, text, seed).save_pretrained(job["models"]["reward"])
@@ -50,6 +58,21 @@ def prepare_fixed(job: Job, measure: Measure) -> dict[str, Any]:
     words = [{"prompt": " ".join(f"w{i}" for i in row)} for row in ids]
     write_lines(Path(job["prompts"]), words)
     return {}
+
+
+def make_where_used(source: ModelSource, text: Text, seed: int, device: str) -> PreTrainedModel:
+    """Draw the weights on the device itself: a billion of them take a CPU half a minute."""
+    config = AutoConfig.for_model(
+        source.architecture,
+        **source.config,
+        vocab_size=len(text.tokenizer),
+        bos_token_id=text.eos_id,
+        eos_token_id=text.eos_id,
+        pad_token_id=text.pad_id,
+    )
+    Stream(seed, "base").seed_torch("new weights")
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def save_base(model: PreTrainedModel, text: Text, folder: Path) -> None:

@@ -57,7 +57,8 @@ def ppo(job: Job, measure: Measure) -> dict[str, Any]:
         callbacks=[Clock(measure)],
     )
     trainer.train()
-    trainer.save_model(str(Path(job["out"]) / "model"))
+    if not job.get("large"):
+        trainer.save_model(str(Path(job["out"]) / "model"))
     settings = ppo_settings(job, args, optimizer, len(taken))
     check_names("ppo", settings)
     return settings

@@ -37,10 +37,10 @@ class Clock(TrainerCallback):
 
 
 def common(job: Job) -> dict[str, Any]:
-    """Arguments of every trainer: quiet, on the CPU, no recomputed activations, no evaluation."""
+    """Arguments of every trainer: quiet, no recomputed activations, no evaluation."""
     return {
         "output_dir": str(Path(job["out"]) / "trainer"),
-        "use_cpu": True,
+        "use_cpu": job.get("device", "cpu") == "cpu",
         "bf16": job["precision"] == "bf16",
         "gradient_checkpointing": False,
         "report_to": "none",

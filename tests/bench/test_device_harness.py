@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rlhf_kernels.bench import device_harness
-from rlhf_kernels.bench.cases import OURS, Provider, Settings
-from rlhf_kernels.bench.device_harness import ROUNDS, measure_on_device
+from rlhf_kernels.bench.cases import OURS, ROUNDS, Provider, Settings
+from rlhf_kernels.bench.device_harness import measure_on_device
 from rlhf_kernels.bench.harness import compare
 from tests.bench.clocks import FakeClock
 from tests.bench.samples import MACHINE, broken, make_case, right
@@ -65,6 +65,10 @@ def test_every_provider_has_at_least_fifty_samples_and_the_clocks():
     assert rows["eager"].median_ms == pytest.approx(4)
     assert (rows[OURS].sm_mhz, rows[OURS].memory_mhz) == (1980.0, 3201.0)
     assert rows[OURS].peak_memory_mib == 3
+
+
+def test_a_case_of_long_calls_asks_for_fewer_rounds():
+    assert measure(make_timed_case(rounds=7))[OURS].runs == 7
 
 
 def test_long_calls_have_no_graph_and_short_ones_have_both_times():

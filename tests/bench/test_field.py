@@ -159,6 +159,62 @@ def test_liger_computes_our_loss_on_our_batch(install, monkeypatch):
     assert grad_error < 1e-4
 
 
+class LinearGRPO:
+    """Compute what Liger documents, with torch."""
+
+    def __init__(self, beta=0.04, use_ref_model=True, epsilon_low=0.1, epsilon_high=0.3,
+                 loss_type="dapo", temperature=1.0):  # fmt: skip
+        assert (beta, use_ref_model, loss_type) == (0.0, False, "bnpo")
+        self.loss = lambda logits, old, ids, adv: grpo(
+            logits, old, None, ids, adv, None, 1.0, 0.0, epsilon_low, epsilon_high
+        )[0]
+
+    def __call__(self, hidden, weight, ids, mask, advantages, old_per_token_logps=None):
+        logits = torch.nn.functional.pad(hidden @ weight.T, (0, 0, 0, 1))
+        losses = self.loss(logits, old_per_token_logps, ids, advantages)
+        return (losses * mask).sum() / mask.sum(), []
+
+
+def test_liger_computes_our_linear_loss_on_our_batch(install, monkeypatch):
+    from rlhf_kernels.bench import bench_linear_ppo_loss as bench
+    from rlhf_kernels.bench import linear
+    from rlhf_kernels.bench.harness import compare
+
+    install("liger_kernel.chunked_loss.grpo_loss", LigerFusedLinearGRPOLoss=LinearGRPO)
+    monkeypatch.setattr(field, "find_obstacle", lambda package, device: "")
+    monkeypatch.setattr(linear, "PEAK", 0.0)
+    case = bench.make_case((16, 33), torch.float32)
+    liger = next(provider for provider in case.providers if provider.name == "Liger linear GRPO")
+    error, grad_error = compare(liger.run(), case.truth())
+    assert error < 1e-5
+    assert grad_error < 1e-4
+
+
+def test_the_linear_cross_entropies_of_others_get_their_arguments_in_their_order(
+    install, monkeypatch
+):
+    from rlhf_kernels.bench import bench_linear_cross_entropy as bench
+    from rlhf_kernels.bench.harness import compare
+
+    def loss(weight, hidden, targets):
+        return torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+
+    def linear_cross_entropy(e, c, targets):
+        return loss(c, e, targets)
+
+    monkeypatch.setattr(field, "find_obstacle", lambda package, device: "")
+    install("cut_cross_entropy", linear_cross_entropy=linear_cross_entropy)
+    install(
+        "liger_kernel.transformers.fused_linear_cross_entropy",
+        LigerFusedLinearCrossEntropyLoss=lambda: loss,
+    )
+    case = bench.make_case((16, 33), torch.float32)
+    truth = case.truth()
+    for name in ("Liger linear CE", "cut-cross-entropy linear CE"):
+        provider = next(provider for provider in case.providers if provider.name == name)
+        assert compare(provider.run(), truth)[0] < 1e-5
+
+
 def test_every_package_has_its_row_in_the_cross_entropy_case():
     names = [provider.name for provider in make_case((4, 8), torch.float32).providers]
     assert names[-4:] == [

@@ -12,6 +12,7 @@ from rlhf_kernels.bench.goals import judge, judge_all
 from rlhf_kernels.bench.results import read_records
 from rlhf_kernels.bench.rows import Row, append_csv
 from tests.bench.samples import MACHINE
+from tests.pretend_cuda import pretend_cuda
 
 H200 = dataclasses.replace(
     MACHINE, device="NVIDIA H200", driver="580.1", cuda="13.0", l2_mib=50.0, power_limit_w=700.0
@@ -176,7 +177,7 @@ def test_each_goal_of_the_device_is_met_on_one_side_of_its_limit_only(number):
     assert judge(goal, []).met is None
 
 
-def test_goals_name_cases_that_the_benchmarks_have():
+def test_goals_name_cases_that_the_benchmarks_have(monkeypatch):
     import importlib
 
     import torch
@@ -189,8 +190,10 @@ def test_goals_name_cases_that_the_benchmarks_have():
         if op not in _registry.OPS:
             continue
         module = importlib.import_module(f"rlhf_kernels.bench.bench_{op}")
-        settings = Settings(shape=(3, 5) if op == "ranking_loss" else (4, 65))
-        cases = [case for case in module.make_cases(settings) if case.mode == mode]
+        shape = (3, 5) if op == "ranking_loss" else (4, 65)
+        with pretend_cuda(monkeypatch):
+            settings = Settings(shape=shape, dtypes=(torch.float32,), device="cuda")
+            cases = [case for case in module.make_cases(settings) if case.mode == mode]
         assert cases, goal
         names = {provider.name for case in cases for provider in case.providers}
         assert names & set(goal.providers) or not goal.providers, goal

@@ -82,6 +82,18 @@ def test_prompts_of_different_lengths_give_the_log_probs_of_each_alone(job):
         torch.testing.assert_close(together[row, rollout.mask[row]], expected)
 
 
+def test_in_bf16_the_plain_loop_keeps_fp32_weights_and_log_probs(job):
+    tokenizer = plain_stages.load_tokenizer(job)
+    job["models"] |= {"sft": job["models"]["base"], "reward": job["models"]["base"]}
+    exact, lowered = (plain_ppo.load_models({**job, "precision": p}) for p in ("fp32", "bf16"))
+    rollout = plain_ppo.sample(lowered.policy, [[1, 8], [3, 8]], tokenizer, job)
+    one, other = (plain_ppo.logprobs_of(m.policy, rollout, 10, 1.0) for m in (exact, lowered))
+    assert other.dtype == torch.float32
+    assert lowered.policy.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
 def test_the_plain_loop_runs_two_steps_of_each_stage_and_names_its_settings(job, tmp_path):
     done = {}
     stages = {"sft": plain_stages.sft, "reward": plain_stages.reward, "ppo": plain_ppo.ppo}

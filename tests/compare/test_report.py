@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from specs.compare import __main__ as command
-from specs.compare import report, rows, runs
-from specs.compare.measure import memory, pace
+from specs.compare import processes, report, rows, runs
+from specs.compare.measure import Measure, memory, pace
 from specs.compare.processes import Bench
 
 
@@ -66,6 +66,7 @@ def test_a_record_is_appended_with_where_it_was_measured(tmp_path):
         read = list(csv.DictReader(file))
     assert len(read) == 2
     assert (read[1]["sft_s"], read[1]["ppo_s"], read[1]["load"]) == ("1.5", "", "0.25")
+    assert (read[1]["gpu"], read[1]["note"]) == ("", "")
     assert read[1]["versions"] == "torch=2"
     assert read[1]["commit"]
 
@@ -78,6 +79,83 @@ def test_a_missing_environment_is_named(tmp_path):
 def test_each_repeat_starts_with_another_competitor():
     first = [runs.turns(["ours", "trl", "plain"], repeat)[0] for repeat in (1, 2, 3, 4)]
     assert first == [("ours", "fp32"), ("trl", "fp32"), ("plain", "fp32"), ("ours", "bf16")]
+
+
+def test_the_record_in_the_repository_has_the_columns_of_new_rows(root):
+    with open(root / command.RESULTS, newline="") as file:
+        read = list(csv.reader(file))
+    assert read[0] == [*report.COLUMNS, *report.ABOUT, *report.LATER]
+    assert {len(line) for line in read} == {len(read[0])}
+
+
+def test_ratios_compare_a_precision_with_itself_where_trl_has_it():
+    table = [
+        row("trl", 1, total_s=10.0),
+        {**row("trl", 1, total_s=4.0), "precision": "bf16"},
+        {**row("ours", 1, total_s=2.0, gpu_peak_gb=1.0), "precision": "bf16"},
+    ]
+    assert report.ratios(table) == ["sort, kl 0.3, ours bf16 / TRL: time 0.50x"]
+
+
+def start(tmp_path, monkeypatch, code, **options):
+    """Run a job whose process executes `code`."""
+    (tmp_path / "competitor.py").write_text(code)
+    monkeypatch.setitem(processes.MODULES, "plain", "competitor")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    bench = Bench(tmp_path / "out", 1, {}, **options)
+    return bench.run("plain", {"stage": "ppo", "out": str(tmp_path / "job")}, "competitor")
+
+
+def test_a_process_that_hangs_is_stopped_and_says_so(tmp_path, monkeypatch):
+    with pytest.raises(processes.Unfinished) as stopped:
+        start(tmp_path, monkeypatch, "import time\ntime.sleep(60)\n", limit=1.0)
+    assert stopped.value.note == "stopped after 1 s"
+
+
+def test_a_process_that_fails_tells_its_last_line(tmp_path, monkeypatch):
+    with pytest.raises(processes.Unfinished, match="plain: ppo failed") as failed:
+        start(tmp_path, monkeypatch, "raise ValueError('no memory')\n")
+    assert failed.value.note == "failed: ValueError: no memory"
+
+
+def test_on_a_gpu_a_competitor_that_fails_is_a_row(tmp_path, monkeypatch):
+    log = tmp_path / "log.txt"
+    log.write_text("CUDA out of memory\n")
+
+    def fail(*args):
+        raise processes.Unfinished("trl: ppo", log, None)
+
+    spec = {"ppo": {"kl": {"coef": 0.05}, "batch": 8}}
+    monkeypatch.setattr(runs, "resolved", lambda *_: spec)
+    bench = SimpleNamespace(device="cuda", gpu="NVIDIA X", run=fail, settings={})
+    job = {"spec_file": "specs/compare/v125m.yaml", "overrides": []}
+    made = runs._fixed_row(bench, "v125m", 1, "trl", "bf16", job, tmp_path)
+    assert made["note"] == "failed: CUDA out of memory"
+    assert (made["gpu"], made["precision"]) == ("NVIDIA X", "bf16")
+    measure = Measure(so_far=tmp_path / "trl" / "ppo-bf16" / "so_far.json")
+    measure.so_far.parent.mkdir(parents=True)
+    measure.step()
+    measure.step()
+    made = runs._fixed_row(bench, "v125m", 1, "trl", "bf16", job, tmp_path)
+    assert made["note"] == "failed: CUDA out of memory; figures of 2 steps"
+    assert made["episodes_per_s"] > 0
+    assert made["ppo_s"] is None
+    bench.device = "cpu"
+    with pytest.raises(SystemExit):
+        runs._fixed_row(bench, "v125m", 1, "trl", "bf16", job, tmp_path)
+
+
+def test_every_system_takes_a_turn_in_every_precision_asked_for():
+    assert runs.turns(["ours", "trl"], 2, ["fp32", "bf16"]) == [
+        ("trl", "fp32"), ("ours", "bf16"), ("trl", "bf16"), ("ours", "fp32"),
+    ]  # fmt: skip
+
+
+def test_on_a_gpu_the_command_runs_the_large_tasks_once_with_a_limit():
+    args = command.parse(["--trl", "x", "--device", "cuda"])
+    assert (args.task, args.repeats, args.limit) == (["v125m", "v1300m"], 1, 90.0)
+    assert args.precision == ["fp32", "bf16"]
+    assert command.parse(["--trl", "x"]).task == ["sort", "v4096", "v50257"]
 
 
 def test_the_command_reads_a_part():

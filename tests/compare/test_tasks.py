@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GPT2Config
 
-from specs.compare import evaluate, our_stages, plain_ppo, tasks
+from specs.compare import evaluate, our_stages, plain_ppo, runs, tasks
 from specs.compare.measure import Measure, read_lines
 from specs.compare.rows import SETTINGS
 
@@ -40,6 +40,25 @@ def fixed(tmp_path, root):
     return job
 
 
+@pytest.mark.parametrize("task", runs.LARGE)
+def test_a_large_task_has_the_parameters_of_its_name(task):
+    config = GPT2Config(vocab_size=runs.FIXED[task]["vocab"] + 1, **runs.FIXED[task]["model"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(
+        {"v125m": 125, "v1300m": 1300}[task], rel=0.02
+    )
+
+
+def test_a_large_task_draws_its_weights_by_its_seed(tmp_path):
+    text = tasks.make_words(40)
+    source = tasks.ModelSource(architecture="gpt2", config=MODEL)
+    one, same, other = (tasks.make_where_used(source, text, seed, "cpu") for seed in (1, 1, 2))
+    weights = [model.transformer.h[0].mlp.c_fc.weight for model in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
 def test_no_answer_of_a_task_for_speed_ends_early(fixed):
     model = AutoModelForCausalLM.from_pretrained(fixed["models"]["base"]).eval()
     logits = model(torch.arange(12).reshape(2, 6)).logits
@@ -60,6 +79,16 @@ def test_ours_and_the_plain_loop_run_the_same_task_for_speed(fixed, tmp_path):
     assert [len(r["prompt_ids"]) for r in read_lines(f"{fixed['data']}/prompts.jsonl")][:3] == [
         6
     ] * 3
+
+
+def test_in_a_large_task_nobody_writes_his_models(fixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(our_stages.toolkit.stages.ppo, "save_model", None)  # put back afterwards
+    spec = our_stages.load_spec(fixed["spec_file"], fixed["overrides"]).spec
+    for name, run in {"ours": our_stages.run_stage, "plain": plain_ppo.ppo}.items():
+        mine = {**fixed, "stage": "ppo", "out": str(tmp_path / name), "spec": asdict(spec)}
+        run({**mine, "large": True, "precision": "bf16"}, Measure())
+        assert not list(tmp_path.glob(f"{name}/**/*.safetensors"))
+    assert not list((tmp_path / "run" / "stages" / "ppo.1").glob("**/*.safetensors"))
 
 
 def test_the_folder_all_start_from_says_nothing_of_sampling(job):

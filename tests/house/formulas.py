@@ -48,6 +48,8 @@ ALLOWED = {("math", "exp")}
 EXCEPTIONS = {
     # The model's own attention.
     "toolkit/models/attention.py": {"softmax"},
+    # A model reads no token -1, which stands for logits that are no numbers.
+    "toolkit/models/steps.py": {"clamp"},
     # The confidence interval of a win rate.
     "toolkit/stages/verdicts.py": {"std"},
     # The win probability of a Bradley-Terry fit, over models, not tokens.

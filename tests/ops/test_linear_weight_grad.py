@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import rlhf_kernels as rk
+from rlhf_kernels.ops._linear import Chunks, Head, plan_chunks
+from rlhf_kernels.ops._linear_gradients import spared_bytes
 from tests.ops.linear import ROWS, chunk_bytes, leaves, make_inputs, make_policy
 
 CLIP = 0.2
@@ -21,6 +23,38 @@ def run(op, hidden, weight, bias, targets, mask, **options):
 
 
 OPS = ["linear_cross_entropy", "linear_ppo_loss"]
+
+
+def plan(rows, dim, dtype, wants, weight_grad=None, device_type="cuda"):
+    """The rows of a chunk for tensors that only say where they are."""
+    hidden = type("Hidden", (), {"is_cuda": device_type == "cuda", "__len__": lambda _: rows})()
+    weight = torch.empty(50257, dim, dtype=dtype, device="meta")
+    head = Head(weight=weight, bias=None, softcap=0.0)
+    spared = spared_bytes(weight, head, wants, weight_grad)
+    return plan_chunks("op", None, hidden, head, None, 1, spared).rows
+
+
+def test_on_a_gpu_one_chunk_takes_the_place_of_a_float32_sum_that_is_no_smaller():
+    wants = [True, True, False]
+    assert plan(8190, 4096, torch.bfloat16, wants) == 8192
+    assert plan(8193, 4096, torch.bfloat16, wants) == 4096
+    assert plan(8190, 4096, torch.float32, wants) == 4096  # its sum is the gradient itself
+    assert plan(8190, 4096, torch.bfloat16, [True, False, False]) == 4096
+    given = torch.empty(50257, 4096, device="meta")
+    assert plan(8190, 4096, torch.bfloat16, [True, False, False], given) == 4096
+    assert plan(100, 4096, torch.bfloat16, wants) == 4096
+    assert plan(8190, 4096, torch.bfloat16, wants, device_type="cpu") < 4096
+
+
+def test_what_lies_between_the_rows_of_a_workspace_is_a_number():
+    """oneDNN's 16-bit products read it where the CPU has AMX."""
+    held = torch.full((1 << 16,), float("nan"), dtype=torch.bfloat16)
+    del held  # its memory is likely to be taken next
+    head = Head(weight=torch.zeros(131, 16, dtype=torch.bfloat16), bias=None, softcap=0.0)
+    (space,) = Chunks(count=45, rows=48, index=None).new_workspaces(head, 1)
+    assert space.shape == (45, 131)
+    whole = space.as_strided((45, 256), (256, 1))
+    assert not whole[:, 131:].any()
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -2,16 +2,23 @@
 
 transformers' own cache grows by concatenation: every token copies all before it. Here a layer takes
 room for prompt and answer at its first use and writes into it; the model sees the part in use.
+For steps that are recorded as CUDA graphs (graphs.py) it sees the whole room, under its mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -62,10 +69,76 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (held[:, :, : self.used] for held in self.held)
 
 
-def make_cache(model: PreTrainedModel, room: int) -> Cache:
-    """Make an empty cache for `room` positions; layers of a kind of their own stay as they are."""
+class FixedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of one layer, [S, heads, R, head size], all of which the model sees.
+
+    Nothing here depends on the step but numbers on the device, so a CUDA graph can hold it. The
+    model's mask hides the positions after `place`.
+
+    Args:
+        keys, values: memory of theirs; finite everywhere.
+        place: int64 [1], the position that is written next; whoever owns it moves it on.
+    """
+
+    is_compileable = True  # has transformers make a mask from `place`, and read no number
+
+    def __init__(self, keys: Tensor, values: Tensor, place: Tensor) -> None:
+        """Hold what is given."""
+        super().__init__()
+        self.keys, self.values, self.place = keys, values, place
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write one position; return all."""
+        for held, states in ((self.keys, key_states), (self.values, value_states)):
+            written(held, 2, self.place, states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> Tensor:
+        """Positions before the one that is being written, a 0-d tensor."""
+        return self.place[0]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length of the keys, and the position of the first."""
+        return self.keys.shape[2], 0
+
+
+def written(held: Tensor, dim: int, place: Tensor, values: Tensor) -> None:
+    """Write `values` to one place of `held` along `dim`.
+
+    In torch's deterministic mode the same call would sort its one index first.
+    """
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        held.index_copy_(dim, place, values.to(held.dtype))
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+def make_cache(model: PreTrainedModel, room: int, *, entire: bool = False) -> Cache:
+    """Make an empty cache for `room` positions; layers of a kind of their own stay as they are.
+
+    Args:
+        model: whose layers it has.
+        room: the most positions.
+        entire: layers with a sliding window hold all positions too; the model's mask cuts them.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer) if entire else (DynamicLayer,)
     cache = DynamicCache(config=model.config)
     for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
+        if type(layer) in kinds:
             cache.layers[i] = RoomyLayer(room)
+    return cache
+
+
+def make_fixed_cache(
+    model: PreTrainedModel, held: Sequence[tuple[Tensor, ...]], place: Tensor
+) -> Cache:
+    """Make a cache over (keys, values) of each layer, which writes at `place`."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [FixedLayer(keys, values, place) for keys, values in held]
     return cache

@@ -10,8 +10,10 @@ arguments into being.
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,6 +44,7 @@ class Policy:
     vocab: int
     hardware: Hardware
     temperature: float = 1.0
+    steps: Any = field(default=None, init=False, repr=False, compare=False)  # of graphs.py
 
     def __post_init__(self) -> None:
         """Find the head; its weight's and the embedding's gradients add up in one place."""
@@ -54,6 +57,11 @@ class Policy:
     def device(self) -> torch.device:
         """Where the model is, and all it returns."""
         return torch.device(self.model.device)
+
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """Names of the arguments that the model's forward knows."""
+        return frozenset(inspect.signature(self.model.forward).parameters)
 
     def micro(self, batch: Batch) -> list[tuple[slice, Batch]]:
         """Cut a batch into what one pass takes."""

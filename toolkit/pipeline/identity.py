@@ -80,6 +80,7 @@ def compute_parts(
 
 def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:
     hardware = spec.hardware
+    on_gpu = {"cuda_graphs": hardware.cuda_graphs} if machine.gpu else {}  # a CPU knows none
     return {
         "device": machine.device_text,
         "precision": hardware.precision,
@@ -89,6 +90,7 @@ def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:
         "gradient_checkpointing": hardware.gradient_checkpointing,
         "deterministic": hardware.deterministic,
         "kernels": machine.isa,
+        **on_gpu,
     }
 
 

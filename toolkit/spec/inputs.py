@@ -55,6 +55,11 @@ class Hardware:
         "exist; false: the model's own logits, for comparison or for a head that is no matrix",
     )
     gradient_checkpointing: bool = key(False, "recompute activations in backward to save memory")
+    cuda_graphs: Literal["auto", "off"] = key(
+        "auto",
+        "on a GPU, sampling records its step once and replays it, where the model's can be; off: "
+        "every step is launched kernel by kernel",
+    )
     deterministic: bool = key(
         True, "same spec, data and machine give the same bits, also after a crash"
     )

@@ -135,6 +135,8 @@ def range_text(info: KeyInfo) -> str:
 def _read_choice(info: KeyInfo, value: Any) -> Any:
     if value in info.choices and not isinstance(value, bool):
         return value
+    if value is False and "off" in info.choices:
+        return "off"  # YAML's own reading of the word
     listed = ", ".join(map(str, info.choices))
     near = nearest_name(value, map(str, info.choices)) if isinstance(value, str) else None
     hint = f'; did you mean "{near}"?' if near else ""
