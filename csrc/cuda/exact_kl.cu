@@ -1,17 +1,22 @@
-// exact_kl on CUDA, one block per row of both tensors. Forward: one read of each row from memory
-// (2 x 2 or 2 x 4 bytes per element; the second pass finds them in L2); backward: one read of both
-// and one write. fp32 lanes, fp64 across lanes and warps in their order. Formula:
+// exact_kl on CUDA, one block per row of both tensors. Forward: one read of each row (2 x 2 or 2 x
+// 4 bytes per element); rows that are not alike are read again. Backward: one read of both and one
+// write. fp32 lanes, fp64 across lanes and warps in their order. Formula:
 // csrc/math/exact_kl.h.
 #include "cuda/dispatch.cuh"
 #include "cuda/exact_kl.h"
 #include "cuda/launch.cuh"
-#include "cuda/row_kl.cuh"
+#include "cuda/row_pair.cuh"
 #include "math/exact_kl.h"
 
 namespace rlhf::cuda {
 namespace {
 
 using math::SavedRow;
+
+struct KlShared {
+  PairShared pair;
+  RowShared row;
+};
 
 template <typename S>
 __global__ void __launch_bounds__(kMaxRowThreads, 2)
@@ -25,18 +30,11 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
     kl[row] = 0.0f;
     return;
   }
-  RowShared& shared = block_shared<RowShared>();
-  const S* x = logits.row(row);
-  const S* y = ref_logits.row(row);
+  KlShared& shared = block_shared<KlShared>();
   SavedRow mine;
   mine.inverse_temperature = temperatures.inverse_of(row);
-  const RowState state = row_state(x, logits.vocab, mine.inverse_temperature, &shared);
-  const RowState ref_state = row_state(y, logits.vocab, mine.inverse_temperature, &shared);
-  mine.max = state.max;
-  mine.log_sum = state.log_sum;
-  mine.ref_max = ref_state.max;
-  mine.ref_log_sum = ref_state.log_sum;
-  const double value = row_exact_kl(x, y, logits.vocab, mine, &shared);
+  const double value =
+      pair_kl(logits.row(row), ref_logits.row(row), logits.vocab, &shared.pair, &shared.row, &mine);
   if (!first) return;
   saved[row] = mine;
   kl[row] = static_cast<float>(value);
@@ -70,9 +68,9 @@ void exact_kl(const TensorView& logits, const TensorView& ref_logits,
   dispatch_storage(op, "logits", logits.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     launch(op, Target(logits), exact_kl_kernel<S>, logits.shape[0],
-           row_threads(op, logits.shape[1], sizeof(S)), sizeof(RowShared), Rows<const S>(logits),
-           Rows<const S>(ref_logits), mask_bits(mask), Temperatures(temperatures, temperature),
-           kl.as<float>(), rows.as<SavedRow>());
+           row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(KlShared),
+           Rows<const S>(logits), Rows<const S>(ref_logits), mask_bits(mask),
+           Temperatures(temperatures, temperature), kl.as<float>(), rows.as<SavedRow>());
   });
 }
 
@@ -83,7 +81,7 @@ void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
   dispatch_storage(op, "logits", logits.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     launch(op, Target(logits), exact_kl_backward_kernel<S>, logits.shape[0],
-           row_threads(op, logits.shape[1], sizeof(S)), sizeof(RowGradient),
+           row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(RowGradient),
            grad_kl.as<const float>(), kl.as<const float>(), Rows<const S>(logits),
            Rows<const S>(ref_logits), rows.as<const SavedRow>(), Rows<S>(grad_logits));
   });

@@ -20,6 +20,27 @@ struct GatherOutputs {
   SavedRow* saved;
 };
 
+// By one thread.
+__device__ inline void write_gathered(const GatherOutputs& out, int64_t row, double x,
+                                      double inverse, const RowState& state) {
+  SavedRow saved;
+  saved.max = state.max;
+  saved.log_sum = state.log_sum;
+  saved.entropy = state.entropy;
+  saved.inverse_temperature = inverse;
+  out.saved[row] = saved;
+  const bool known = inverse == inverse;
+  const double entropy = known ? state.entropy : NAN;
+  out.logprobs[row] = static_cast<float>(logprob_of(x, state, inverse));
+  out.entropy[row] = static_cast<float>(entropy);
+  out.logsumexp[row] = static_cast<float>(state.max * inverse + state.log_sum);
+}
+
+__device__ inline void write_nothing(const GatherOutputs& out, int64_t row) {
+  out.saved[row] = SavedRow();
+  out.logprobs[row] = out.entropy[row] = out.logsumexp[row] = 0.0f;
+}
+
 template <typename S>
 __global__ void __launch_bounds__(kMaxRowThreads, 2)
     gather_logprobs_kernel(Rows<const S> logits, Targets targets, const bool* mask,
@@ -27,26 +48,16 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
   const int64_t row = blockIdx.x;
   const bool first = threadIdx.x == 0;
   if (!row_counts(mask, row)) {
-    if (!first) return;
-    out.saved[row] = SavedRow();
-    out.logprobs[row] = out.entropy[row] = out.logsumexp[row] = 0.0f;
+    if (first) write_nothing(out, row);
     return;
   }
   const S* x = logits.row(row);
-  const int target = targets.of(row, logits.vocab);
-  const double inverse = target < 0 ? NAN : temperatures.inverse_of(row);
+  const double inverse = temperatures.inverse_of(row);
   const RowState state = row_state(x, logits.vocab, inverse, &block_shared<RowShared>());
   if (!first) return;
-  SavedRow saved;
-  saved.max = state.max;
-  saved.log_sum = state.log_sum;
-  saved.entropy = state.entropy;
-  saved.inverse_temperature = inverse;
-  out.saved[row] = saved;
-  const double logprob = target < 0 ? NAN : logprob_of(logit_at(x, target), state, inverse);
-  out.logprobs[row] = static_cast<float>(logprob);
-  out.entropy[row] = static_cast<float>(state.entropy);
-  out.logsumexp[row] = static_cast<float>(state.max * inverse + state.log_sum);
+  const int target = targets.of(row, logits.vocab);
+  const bool known = target >= 0;
+  write_gathered(out, row, known ? logit_at(x, target) : NAN, known ? inverse : NAN, state);
 }
 
 struct GatherUpstream {
@@ -87,8 +98,8 @@ void gather_logprobs(const GatherInputs& inputs, const TensorView& logprobs,
     const GatherOutputs out = {logprobs.as<float>(), entropy.as<float>(), logsumexp.as<float>(),
                                rows.as<SavedRow>()};
     launch(op, Target(logits), gather_logprobs_kernel<S>, logits.shape[0],
-           row_threads(op, logits.shape[1], sizeof(S)), sizeof(RowShared), Rows<const S>(logits),
-           Targets(inputs.targets), mask_bits(inputs.mask),
+           row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(RowShared),
+           Rows<const S>(logits), Targets(inputs.targets), mask_bits(inputs.mask),
            Temperatures(inputs.temperatures, inputs.temperature), out);
   });
 }
@@ -103,7 +114,7 @@ void gather_logprobs_backward(const GatherGradients& grads, const TensorView& lo
                                      grads.entropy.as<const float>(),
                                      grads.logsumexp.as<const float>()};
     launch(op, Target(logits), gather_logprobs_backward_kernel<S>, logits.shape[0],
-           row_threads(op, logits.shape[1], sizeof(S)), sizeof(RowGradient), upstream,
+           row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(RowGradient), upstream,
            Rows<const S>(logits), Targets(targets), rows.as<const SavedRow>(),
            Rows<S>(grad_logits));
   });

@@ -15,8 +15,10 @@
 
 #ifdef __CUDACC__
 #define RLHF_UNROLL _Pragma("unroll")
+#define RLHF_NOINLINE __noinline__
 #else
 #define RLHF_UNROLL
+#define RLHF_NOINLINE
 #endif
 
 namespace rlhf::cuda {
@@ -30,7 +32,7 @@ __device__ inline T& block_shared() {
 #ifdef RLHF_EMULATE_CUDA
   return *static_cast<T*>(emulation::shared_memory());
 #else
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  extern __shared__ __align__(128) unsigned char shared_bytes[];
   return *reinterpret_cast<T*>(shared_bytes);
 #endif
 }

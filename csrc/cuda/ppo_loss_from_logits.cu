@@ -6,9 +6,10 @@
 // csrc/math/ppo_loss_from_logits.h.
 #include "cuda/dispatch.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/objective_resident.cuh"
 #include "cuda/ppo_loss_from_logits.h"
 #include "cuda/ppo_row_terms.cuh"
-#include "cuda/row_kl.cuh"
+#include "cuda/row_pair.cuh"
 
 namespace rlhf::cuda {
 namespace {
@@ -28,51 +29,43 @@ struct Objective {
 
 struct ObjectiveShared {
   RowShared row;
+  PairShared pair;
   SavedRow saved;
   RowGradient gradient;
 };
 
-// The reference's state and the exact KL, for a policy row.
+// The reference's state and the exact KL, for a policy row. The row's own state stays as it is.
 template <typename S>
 __device__ double add_reference(const S* x, const S* y, int vocab, SavedRow* saved,
-                                RowShared* shared) {
-  const RowState ref_state = row_state(y, vocab, saved->inverse_temperature, shared);
-  saved->ref_max = ref_state.max;
-  saved->ref_log_sum = ref_state.log_sum;
-  return row_exact_kl(x, y, vocab, *saved, shared);
+                                ObjectiveShared* shared) {
+  SavedRow pair = *saved;
+  const double kl = pair_kl(x, y, vocab, &shared->pair, &shared->row, &pair);
+  // log q - log p is exact to the last bits; so it must be the row's own log p that it is added to.
+  saved->ref_max = pair.ref_max;
+  saved->ref_log_sum = pair.ref_log_sum + (saved->log_sum - pair.log_sum);
+  return kl;
 }
 
 // Leaves the row's terms in the workspace and its saved state, with the four coefficients, in the
 // first thread's return value.
 template <typename S, bool kReference>
-__device__ SavedRow evaluate_row(const Objective<S>& in, int64_t row, int target, bool is_policy,
-                                 bool is_ptx, RowShared* shared) {
+__device__ SavedRow evaluate_row(const Objective<S>& in, int64_t row, ObjectiveShared* shared) {
   const S* x = in.logits.row(row);
   SavedRow saved;
-  saved.inverse_temperature = target < 0 ? NAN : in.temperatures.inverse_of(row);
-  const RowState state = row_state(x, in.logits.vocab, saved.inverse_temperature, shared);
-  saved.max = state.max;
-  saved.log_sum = state.log_sum;
-  saved.entropy = state.entropy;
+  saved.inverse_temperature = in.temperatures.inverse_of(row);
+  const RowState state = row_state(x, in.logits.vocab, saved.inverse_temperature, &shared->row);
   double kl = 0.0;
-  if (kReference && is_policy) {
+  if (kReference && in.tokens.is_policy(row)) {
+    saved.max = state.max;
+    saved.log_sum = state.log_sum;
     kl = add_reference(x, in.ref_logits.row(row), in.logits.vocab, &saved, shared);
   }
   if (threadIdx.x != 0) return saved;
-  RowTerms terms = {};
-  terms.logprob =
-      target < 0 ? NAN : logprob_of(logit_at(x, target), state, saved.inverse_temperature);
-  terms.entropy = state.entropy;
-  terms.kl = kl;
-  math::RowCoefficients k;
-  if (is_policy) k = policy_terms(in.tokens, in.space.means(), row, kReference, &terms);
-  if (is_ptx) k.add_logprob(-in.tokens.ptx_coef * in.space.means().ptx);
-  saved.a = k.a;
-  saved.b = k.b;
-  saved.c = k.c;
-  saved.d = k.d;
-  *in.space.row(row) = terms;
-  return saved;
+  const int target = in.targets.of(row, in.logits.vocab);
+  const double logit = target < 0 ? NAN : logit_at(x, target);
+  if (target < 0) saved.inverse_temperature = NAN;
+  return finish_row(in.tokens, in.tokens.inputs_of(row), in.space.means(), state, logit, saved,
+                    kReference, kl, in.space.row(row));
 }
 
 // `out` is the logits' own memory in the in-place form, else not used.
@@ -80,26 +73,25 @@ template <typename S, bool kInPlace, bool kReference>
 __global__ void __launch_bounds__(kMaxRowThreads, 2)
     objective_rows_kernel(Objective<S> in, Rows<S> out) {
   const int64_t row = blockIdx.x;
-  const bool is_policy = in.tokens.is_policy(row), is_ptx = in.tokens.is_ptx(row);
   const int vocab = in.logits.vocab;
-  if (!is_policy && !is_ptx) {
+  if (!in.tokens.counts(row)) {
     if (threadIdx.x == 0) in.saved[row] = SavedRow();
     if (kInPlace) zero_row(vocab, out.row(row));
     return;
   }
   ObjectiveShared& shared = block_shared<ObjectiveShared>();
-  const int target = in.targets.of(row, vocab);
-  const SavedRow saved =
-      evaluate_row<S, kReference>(in, row, target, is_policy, is_ptx, &shared.row);
-  const S* x = in.logits.row(row);
-  const S* y = kReference ? in.ref_logits.row(row) : nullptr;
+  const SavedRow saved = evaluate_row<S, kReference>(in, row, &shared);
   if (threadIdx.x == 0) in.saved[row] = saved;
   if (!kInPlace) return;
-  if (threadIdx.x == 0) shared.gradient = make_gradient<S>(x, y, target, saved, 1.0);
+  const S* x = in.logits.row(row);
+  if (threadIdx.x == 0) {
+    shared.gradient = make_gradient<S>(x, nullptr, in.targets.of(row, vocab), saved, 1.0);
+  }
   __syncthreads();
-  write_gradient<S, kReference>(x, y, vocab, shared.gradient, out.row(row));
+  write_gradient<S, false>(x, nullptr, vocab, shared.gradient, out.row(row));
 }
 
+// Without `upstream` it is 1.
 template <typename S, bool kReference>
 __global__ void __launch_bounds__(kMaxRowThreads, 2)
     objective_backward_kernel(Rows<const S> logits, Rows<const S> ref_logits, Targets targets,
@@ -109,7 +101,8 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
   const S* y = kReference ? ref_logits.row(row) : nullptr;
   RowGradient& shared = block_shared<RowGradient>();
   if (threadIdx.x == 0) {
-    shared = make_gradient<S>(x, y, targets.of(row, logits.vocab), saved[row], *upstream);
+    shared = make_gradient<S>(x, y, targets.of(row, logits.vocab), saved[row],
+                              upstream == nullptr ? 1.0 : *upstream);
   }
   __syncthreads();
   write_gradient<S, kReference>(x, y, logits.vocab, shared, out.row(row));
@@ -138,20 +131,40 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
   }
 }
 
+// Without a reference. Large blocks, so that few rows are under way and L2 still holds them for
+// the second pass.
+template <typename S>
+void launch_in_place(const PolicyObjective& o, const Objective<S>& in) {
+  const Target target(o.logits);
+  const Rows<S> out(o.logits);
+  if (use_resident<S>(kOp, target, out.vocab)) {
+    return launch_resident(
+        kOp, target,
+        ResidentObjective<S>{out, in.targets, in.temperatures, in.tokens, in.saved, in.space});
+  }
+  launch(kOp, target, objective_rows_kernel<S, true, false>, o.logits.shape[0],
+         row_shares<S>(out.vocab) * kWarpSize, sizeof(ObjectiveShared), in, out);
+}
+
+// The rows, and in the in-place form the gradient: with a reference by a launch of its own, since
+// one kernel for all has too few registers to keep the memory busy.
 template <typename S>
 void launch_rows(const PolicyObjective& o, const Objective<S>& in, bool inplace) {
   const Rows<S> out(o.logits);
+  const int64_t rows = o.logits.shape[0];
+  const int threads = row_threads<S>(kOp, rows, o.logits.shape[1]);
   const auto start = [&](auto kernel) {
-    launch(kOp, Target(o.logits), kernel, o.logits.shape[0],
-           row_threads(kOp, o.logits.shape[1], sizeof(S)), sizeof(ObjectiveShared), in, out);
+    launch(kOp, Target(o.logits), kernel, rows, threads, sizeof(ObjectiveShared), in, out);
   };
-  if (inplace) {
-    o.ref_logits ? start(objective_rows_kernel<S, true, true>)
-                 : start(objective_rows_kernel<S, true, false>);
-  } else {
-    o.ref_logits ? start(objective_rows_kernel<S, false, true>)
-                 : start(objective_rows_kernel<S, false, false>);
+  if (!o.ref_logits) {
+    inplace ? launch_in_place(o, in) : start(objective_rows_kernel<S, false, false>);
+    return;
   }
+  start(objective_rows_kernel<S, false, true>);
+  if (!inplace) return;
+  launch(kOp, Target(o.logits), objective_backward_kernel<S, true>, rows, threads,
+         sizeof(RowGradient), in.logits, in.ref_logits, in.targets,
+         static_cast<const SavedRow*>(in.saved), static_cast<const float*>(nullptr), out);
 }
 
 RowTokens tokens_of(const PolicyObjective& o) {
@@ -178,10 +191,10 @@ void ppo_loss_from_logits(const PolicyObjective& o, bool inplace, const TensorVi
   const int64_t count = o.logits.shape[0], blocks = partial_blocks(count);
   const RowTokens tokens = tokens_of(o);
   const ObjectiveSpace space = {workspace, count};
-  launch(kOp, target, objective_means_kernel, 1, kMeansThreads, sizeof(CountShared), tokens,
-         o.denominator, o.ptx_denominator, space);
   dispatch_storage(kOp, "logits", o.logits.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
+    launch(kOp, target, objective_means_kernel, 1, kMeansThreads, sizeof(CountShared), tokens,
+           o.denominator, o.ptx_denominator, space);
     const Objective<S> in = {Rows<const S>(o.logits),
                              Rows<const S>(o.ref_logits ? *o.ref_logits : o.logits),
                              Targets(o.targets),
@@ -206,7 +219,7 @@ void ppo_loss_from_logits_backward(const TensorView& logits,
     using S = typename decltype(tag)::type;
     const auto start = [&](auto kernel) {
       launch(op, Target(logits), kernel, logits.shape[0],
-             row_threads(op, logits.shape[1], sizeof(S)), sizeof(RowGradient),
+             row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(RowGradient),
              Rows<const S>(logits), Rows<const S>(ref_logits ? *ref_logits : logits),
              Targets(targets), rows.as<const SavedRow>(), upstream.as<const float>(),
              Rows<S>(grad_logits));
@@ -222,8 +235,8 @@ void ppo_loss_from_logits_scale(const TensorView& grad, const TensorView& rows,
   dispatch_storage(op, "grad", grad.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     launch(op, Target(grad), scale_kernel<S>, grad.shape[0],
-           row_threads(op, grad.shape[1], sizeof(S)), 0, Rows<S>(grad), rows.as<const SavedRow>(),
-           upstream.as<const float>());
+           row_threads<S>(op, grad.shape[0], grad.shape[1]), 0, Rows<S>(grad),
+           rows.as<const SavedRow>(), upstream.as<const float>());
   });
 }
 

@@ -15,6 +15,15 @@ using math::SavedRow;
 
 constexpr int kMeansThreads = 1024;
 
+// What the policy's loss reads of a row.
+struct RowInputs {
+  float old_logprob;
+  float advantage;
+  float ref_logprob;  // 0 without a reference
+  bool is_policy;
+  bool is_ptx;
+};
+
 struct RowTokens {
   const float* old_logprobs;
   const float* advantages;
@@ -27,6 +36,18 @@ struct RowTokens {
 
   __device__ bool is_policy(int64_t row) const { return mask[row]; }
   __device__ bool is_ptx(int64_t row) const { return ptx_mask != nullptr && ptx_mask[row]; }
+  __device__ bool counts(int64_t row) const { return is_policy(row) || is_ptx(row); }
+  // A row that is no policy row may hold anything there.
+  __device__ RowInputs inputs_of(int64_t row) const {
+    RowInputs inputs = {};
+    inputs.is_policy = is_policy(row);
+    inputs.is_ptx = is_ptx(row);
+    if (!inputs.is_policy) return inputs;
+    inputs.old_logprob = old_logprobs[row];
+    inputs.advantage = advantages[row];
+    if (ref_logprobs != nullptr) inputs.ref_logprob = ref_logprobs[row];
+    return inputs;
+  }
 };
 
 struct RowTerms {
@@ -101,10 +122,11 @@ __global__ void objective_means_kernel(RowTokens tokens, const double* denominat
 }
 
 // By one thread: fills the policy part of `terms`, whose log-prob, entropy and exact KL are known.
-__device__ inline math::RowCoefficients policy_terms(const RowTokens& in, const Means& means,
-                                                     int64_t row, bool exact, RowTerms* terms) {
-  const float logprob = static_cast<float>(terms->logprob), old = in.old_logprobs[row];
-  terms->token = math::ppo_token<float>(logprob, old, in.advantages[row], in.low, in.high);
+__device__ inline math::RowCoefficients policy_terms(const RowTokens& in, const RowInputs& row,
+                                                     const Means& means, bool exact,
+                                                     RowTerms* terms) {
+  const float logprob = static_cast<float>(terms->logprob), old = row.old_logprob;
+  terms->token = math::ppo_token<float>(logprob, old, row.advantage, in.low, in.high);
   terms->k3 = math::token_kl<float>(math::KlEstimator::kK3, old, logprob);
   math::RowCoefficients k;
   k.add_logprob(means.policy * terms->token.dlogprob);
@@ -113,11 +135,33 @@ __device__ inline math::RowCoefficients policy_terms(const RowTokens& in, const 
   if (exact) {
     k.add_exact_kl(weight, terms->kl);
   } else if (in.ref_logprobs != nullptr) {
-    const float ref = in.ref_logprobs[row];
+    const float ref = row.ref_logprob;
     terms->kl = math::token_kl<float>(in.estimator, logprob, ref);
     k.add_logprob(weight * math::token_kl_gradient<float>(in.estimator, logprob, ref));
   }
   return k;
+}
+
+// By one thread, once a row's state is known: its terms, and what its gradient needs. `logit` is
+// the target's, NaN for one outside the vocabulary; `kl` the exact KL, if `exact`.
+__device__ inline SavedRow finish_row(const RowTokens& in, const RowInputs& inputs,
+                                      const Means& means, const RowState& state, double logit,
+                                      SavedRow saved, bool exact, double kl, RowTerms* terms) {
+  saved.max = state.max;
+  saved.log_sum = state.log_sum;
+  saved.entropy = state.entropy;
+  *terms = {};
+  terms->logprob = logprob_of(logit, state, saved.inverse_temperature);
+  terms->entropy = state.entropy;
+  terms->kl = kl;
+  math::RowCoefficients k;
+  if (inputs.is_policy) k = policy_terms(in, inputs, means, exact, terms);
+  if (inputs.is_ptx) k.add_logprob(-in.ptx_coef * means.ptx);
+  saved.a = k.a;
+  saved.b = k.b;
+  saved.c = k.c;
+  saved.d = k.d;
+  return saved;
 }
 
 __global__ void objective_sums_kernel(RowTokens tokens, ObjectiveSpace space) {

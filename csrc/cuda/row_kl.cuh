@@ -1,4 +1,5 @@
-// The exact KL of two rows of logits whose states are known. Formula: csrc/math/exact_kl.h.
+// The exact KL of two rows of logits whose states are known: the careful way, for rows that
+// row_pair.cuh does not take. Formula: csrc/math/exact_kl.h.
 #pragma once
 
 #include "cuda/row_gradient.cuh"
@@ -65,16 +66,23 @@ __device__ double row_exact_kl(const S* row, const S* ref_row, int vocab,
                                const math::SavedRow& saved, RowShared* shared) {
   const KlConstants k = kl_constants(saved);
   const RowReader<S> x_reader(row, vocab), y_reader(ref_row, vocab);
-  const VectorRange range = range_of_warp(vector_count<S>(vocab), warp_index(), warp_count());
-  float sum = 0.0f;
-  int v = range.begin;
-  for (; v + kKlUnroll * kWarpSize <= range.end; v += kKlUnroll * kWarpSize) {
-    sum = kl_step<S, kKlUnroll>(x_reader, y_reader, v, range.end, k, sum);
-  }
-  for (; v < range.end; v += kWarpSize) {
-    sum = kl_step<S, 1>(x_reader, y_reader, v, range.end, k, sum);
-  }
-  return block_sum(sum, shared);
+  for_shares<S>(vocab, [&](int share, VectorRange range) {
+    float sum = 0.0f;
+    int v = range.begin;
+    for (; v + kKlUnroll * kWarpSize <= range.end; v += kKlUnroll * kWarpSize) {
+      sum = kl_step<S, kKlUnroll>(x_reader, y_reader, v, range.end, k, sum);
+    }
+    for (; v < range.end; v += kWarpSize) {
+      sum = kl_step<S, 1>(x_reader, y_reader, v, range.end, k, sum);
+    }
+    const double total = warp_sum(static_cast<double>(sum));
+    if (lane_index() == 0) shared->sums[share] = total;
+  });
+  __syncthreads();
+  double total = 0.0;
+  for (int share = 0; share < row_shares<S>(vocab); ++share) total += shared->sums[share];
+  __syncthreads();
+  return total;
 }
 
 }  // namespace rlhf::cuda

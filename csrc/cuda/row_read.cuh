@@ -108,6 +108,13 @@ struct Packed<Half> : PackedPair<Half> {
   }
 };
 
+__device__ inline void store_words(const uint4& granule, uint32_t* words) {
+  words[0] = granule.x;
+  words[1] = granule.y;
+  words[2] = granule.z;
+  words[3] = granule.w;
+}
+
 // Vectors, the last one perhaps partial, and the warp's contiguous share of them.
 struct VectorRange {
   int begin;
@@ -136,20 +143,16 @@ struct RowReader {
   int phase;  // bytes from the first granule's begin to the row's
 
   __device__ RowReader(const S* begin, int count) : row(begin), elements(count) {
-    const uintptr_t address = reinterpret_cast<uintptr_t>(begin);
-    phase = static_cast<int>(address % 16);
-    granules = reinterpret_cast<const uint4*>(address - static_cast<uintptr_t>(phase));
+    phase = static_cast<int>(reinterpret_cast<uintptr_t>(begin) % 16);
+    // From the pointer, not from its number, so that the compiler knows whose memory it is.
+    granules = reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(begin) - phase);
     const int inside = static_cast<int>((phase + count * static_cast<int64_t>(sizeof(S))) / 16);
     first = phase == 0 ? 0 : 1;
     last = phase == 0 ? inside : inside - 1;
   }
 
   __device__ void aligned(int vector, uint32_t* words) const {
-    const uint4 granule = granules[vector];
-    words[0] = granule.x;
-    words[1] = granule.y;
-    words[2] = granule.z;
-    words[3] = granule.w;
+    store_words(granules[vector], words);
   }
 
   // The vector begins kSkip words and (phase % 4) bytes after its granule.

@@ -43,12 +43,6 @@ struct SampleShared {
   RowState whole;  // before truncation
 };
 
-// The entries that truncation leaves.
-struct EntriesFrom {
-  float threshold;
-  __device__ float operator()(float x) const { return x < threshold ? -HUGE_VALF : x; }
-};
-
 // The lowest kept logit; -inf where all are kept.
 template <typename S>
 __device__ float find_threshold(const SampledRow<S>& row, const Draws& draws,
@@ -132,7 +126,7 @@ void sample(const SampleInputs& inputs, const SampleOutputs& outputs) {
     using S = typename decltype(tag)::type;
     const Rows<const S> logits(inputs.logits);
     launch(op, Target(inputs.logits), sample_kernel<S>, inputs.logits.shape[0],
-           row_threads(op, logits.vocab, sizeof(S)), sizeof(SampleShared), logits, draws);
+           row_threads<S>(op, 0, logits.vocab), sizeof(SampleShared), logits, draws);
   });
 }
 
