@@ -103,7 +103,7 @@ __device__ inline void barriers_made() {}
 __device__ inline void barrier_expect(Barrier*, uint32_t) {}
 __device__ inline void barrier_wait(Barrier*, uint32_t) {}
 __device__ inline void bulk_load(void*, const void*, uint32_t, Barrier*) {}
-__device__
+
 #endif
 
 }  // namespace rlhf::cuda

@@ -72,7 +72,7 @@ __device__ inline float take_peaks(float max, uint32_t* word) {
   return found;
 }
 
-#ifdef __CUDA_ARCH__
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 template <>
 __device__ inline float take_peaks<BFloat16>(float max, uint32_t* word) {
   // 1 in each half that equals max; times the lowest number, added: x - 3e38 there, x elsewhere.
