@@ -16,12 +16,6 @@ constexpr int kMostChunks = 64;
 constexpr int kGroup = kRowUnroll * kWarpSize;  // vectors that a warp loads together
 constexpr int kDrawWarp = 1;                    // warp 0 has the row's state to compute meanwhile
 
-struct DrawShared {
-  double chunks[kMostChunks];
-  int64_t token;
-  float value;
-};
-
 // Of a sequence of masses: where the running sum exceeds the goal, and the sum before it.
 struct Pick {
   int index = -1;
@@ -82,7 +76,15 @@ struct Share {
   }
 };
 
-// By each warp for itself, from the sums that row_pass() has left: every thread gets the same.
+struct DrawShared {
+  double chunks[kMostChunks];
+  Share share;  // kept here while its chunks are weighed
+  float threshold;
+  int64_t token;
+  float value;
+};
+
+// By each warp for itself, from the sums that sum_shares() has left: every thread gets the same.
 template <typename S>
 __device__ Share pick_share(const RowShared& row, int vocab, double u, float scale) {
   const int lane = lane_index(), warps = warp_count();
@@ -155,50 +157,70 @@ __device__ void weigh_group(const SampledRow<S>& row, int first, int end, float 
   }
 }
 
-// The masses of the share's chunks; a warp takes four small ones, or a large one, at a time.
+// The masses of the share's chunks of 32 vectors; a warp takes four at a time.
 template <typename S>
-__device__ void weigh_chunks(const SampledRow<S>& row, const Share& share, float threshold,
-                             DrawShared* shared) {
-  const int lane = lane_index(), end = share.vectors.end;
-  const bool small = share.chunk == kWarpSize;
-  const int piece = small ? kGroup : share.chunk;
-  for (int done = warp_index() * piece; done < end - share.vectors.begin;
-       done += warp_count() * piece) {
-    const int begin = share.vectors.begin + done;
+__device__ void weigh_small(const SampledRow<S>& row, const Share& share, float threshold,
+                            double* chunks) {
+  for (int done = warp_index() * kGroup; done < share.vectors.end - share.vectors.begin;
+       done += warp_count() * kGroup) {
     double masses[kRowUnroll] = {};
-    for (int v = begin; v < begin + piece && v < end; v += kGroup) {
-      weigh_group(row, v, end, threshold, masses);
-    }
+    weigh_group(row, share.vectors.begin + done, share.vectors.end, threshold, masses);
     const double mass = warp_totals(masses);  // lane l has that of index l / 8
-    if (small) {
-      const int chunk = done / kWarpSize + lane / 8;
-      if (lane % 8 == 0 && chunk < share.chunks()) shared->chunks[chunk] = mass;
-    } else {
-      const double total = warp_sum(mass) / 8;
-      if (lane == 0) shared->chunks[done / piece] = total;
-    }
+    const int chunk = done / kWarpSize + lane_index() / 8;
+    if (lane_index() % 8 == 0 && chunk < share.chunks()) chunks[chunk] = mass;
   }
 }
 
-// In one warp: the entry, from the chunks' masses.
+// Of larger ones, one at a time.
 template <typename S>
-__device__ void draw_entry(const SampledRow<S>& row, const Share& share, float threshold,
-                           DrawShared* shared) {
-  const RowReader<S> reader(row.x, row.vocab);
-  const Pick chunk = pick_chunk(shared->chunks, share.chunks(), share.goal);
+__device__ void weigh_large(const SampledRow<S>& row, const Share& share, float threshold,
+                            double* chunks) {
+  for (int chunk = warp_index(); chunk < share.chunks(); chunk += warp_count()) {
+    const VectorRange range = share.chunk_at(chunk);
+    double masses[kRowUnroll] = {};
+    for (int v = range.begin; v < range.end; v += kGroup) {
+      weigh_group(row, v, range.end, threshold, masses);
+    }
+    const double total = warp_sum(warp_totals(masses)) / 8;
+    if (lane_index() == 0) chunks[chunk] = total;
+  }
+}
+
+template <typename S>
+__device__ void weigh_chunks(const SampledRow<S>& row, const Share& share, float threshold,
+                             DrawShared* shared) {
+  if (threadIdx.x == 0) {
+    shared->share = share;
+    shared->threshold = threshold;
+  }
+  if (share.chunk == kWarpSize) {
+    weigh_small(row, share, threshold, shared->chunks);
+  } else {
+    weigh_large(row, share, threshold, shared->chunks);
+  }
+}
+
+// In one warp, after a barrier: the entry, from the chunks' masses.
+template <typename S>
+__device__ void draw_entry(const S* x, int vocab, float scale, DrawShared* shared) {
+  const RowReader<S> reader(x, vocab);
+  const Share& share = shared->share;
+  const SampledRow<S> row = {x, vocab, share.max, scale};
+  const double goal = share.goal;
+  const Pick chunk = pick_chunk(shared->chunks, share.chunks(), goal);
   const VectorRange range = share.chunk_at(chunk.index < 0 ? 0 : chunk.index);
   double below = chunk.below;
   for (int v = range.begin; v < range.end; v += kWarpSize) {
     uint32_t words[kWords];
     reader.template read<1>(v, range.end, words);
-    const DrawnVector<S> drawn(words, row, threshold);
-    const Pick pick = pick_lane(drawn.sum(), share.goal - below);
+    const DrawnVector<S> drawn(words, row, shared->threshold);
+    const Pick pick = pick_lane(drawn.sum(), goal - below);
     if (pick.index == lane_index()) {
       double sum = below + pick.below;
       int entry = -1;
       RLHF_UNROLL
       for (int e = 0; e < kPack<S>; ++e) {
-        if (entry >= 0 && sum > share.goal) continue;
+        if (entry >= 0 && sum > goal) continue;
         sum += drawn.masses[e];
         if (drawn.masses[e] > 0) entry = e;
       }

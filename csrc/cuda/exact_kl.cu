@@ -19,7 +19,7 @@ struct KlShared {
 };
 
 template <typename S>
-__global__ void __launch_bounds__(kMaxRowThreads, 2)
+__global__ void __launch_bounds__(kMaxPairThreads, kPairBlocks)
     exact_kl_kernel(Rows<const S> logits, Rows<const S> ref_logits, const bool* mask,
                     Temperatures temperatures, float* kl, SavedRow* saved) {
   const int64_t row = blockIdx.x;
@@ -31,17 +31,15 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
     return;
   }
   KlShared& shared = block_shared<KlShared>();
-  SavedRow mine;
-  mine.inverse_temperature = temperatures.inverse_of(row);
-  const double value =
-      pair_kl(logits.row(row), ref_logits.row(row), logits.vocab, &shared.pair, &shared.row, &mine);
+  pair_kl(logits.row(row), ref_logits.row(row), logits.vocab, temperatures.inverse_of(row),
+          &shared.pair, &shared.row);
   if (!first) return;
-  saved[row] = mine;
-  kl[row] = static_cast<float>(value);
+  saved[row] = shared.pair.saved;
+  kl[row] = static_cast<float>(shared.pair.kl);
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kMaxRowThreads, 2)
+__global__ void __launch_bounds__(kMaxPairThreads, kPairBlocks)
     exact_kl_backward_kernel(const float* grad_kl, const float* kl, Rows<const S> logits,
                              Rows<const S> ref_logits, const SavedRow* saved, Rows<S> out) {
   const int64_t row = blockIdx.x;
@@ -56,7 +54,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
     shared = make_gradient<S>(x, y, -1, scaled, 1.0);
   }
   __syncthreads();
-  write_gradient<S, true>(x, y, logits.vocab, shared, out.row(row));
+  write_gradient<S, true>(x, y, logits.vocab, shared, out);
 }
 
 }  // namespace
@@ -68,7 +66,7 @@ void exact_kl(const TensorView& logits, const TensorView& ref_logits,
   dispatch_storage(op, "logits", logits.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     launch(op, Target(logits), exact_kl_kernel<S>, logits.shape[0],
-           row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(KlShared),
+           row_threads<S>(op, logits.shape[0], logits.shape[1], kMaxPairThreads), sizeof(KlShared),
            Rows<const S>(logits), Rows<const S>(ref_logits), mask_bits(mask),
            Temperatures(temperatures, temperature), kl.as<float>(), rows.as<SavedRow>());
   });
@@ -81,9 +79,10 @@ void exact_kl_backward(const TensorView& grad_kl, const TensorView& logits,
   dispatch_storage(op, "logits", logits.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     launch(op, Target(logits), exact_kl_backward_kernel<S>, logits.shape[0],
-           row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(RowGradient),
-           grad_kl.as<const float>(), kl.as<const float>(), Rows<const S>(logits),
-           Rows<const S>(ref_logits), rows.as<const SavedRow>(), Rows<S>(grad_logits));
+           row_threads<S>(op, logits.shape[0], logits.shape[1], kMaxPairThreads),
+           sizeof(RowGradient), grad_kl.as<const float>(), kl.as<const float>(),
+           Rows<const S>(logits), Rows<const S>(ref_logits), rows.as<const SavedRow>(),
+           Rows<S>(grad_logits));
   });
 }
 

@@ -46,18 +46,19 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
     gather_logprobs_kernel(Rows<const S> logits, Targets targets, const bool* mask,
                            Temperatures temperatures, GatherOutputs out) {
   const int64_t row = blockIdx.x;
-  const bool first = threadIdx.x == 0;
   if (!row_counts(mask, row)) {
-    if (first) write_nothing(out, row);
+    if (threadIdx.x == 0) write_nothing(out, row);
     return;
   }
-  const S* x = logits.row(row);
-  const double inverse = temperatures.inverse_of(row);
-  const RowState state = row_state(x, logits.vocab, inverse, &block_shared<RowShared>());
-  if (!first) return;
+  RowShared& shared = block_shared<RowShared>();
+  const RowState state =
+      row_state(logits.row(row), logits.vocab, temperatures.inverse_of(row), &shared);
+  if (threadIdx.x != 0) return;
+  const double inverse = shared.inverse_temperature;
   const int target = targets.of(row, logits.vocab);
   const bool known = target >= 0;
-  write_gathered(out, row, known ? logit_at(x, target) : NAN, known ? inverse : NAN, state);
+  write_gathered(out, row, known ? logit_at(logits.row(row), target) : NAN, known ? inverse : NAN,
+                 state);
 }
 
 struct GatherUpstream {
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
     shared = make_gradient<S>(x, nullptr, targets.of(row, logits.vocab), scaled, 1.0);
   }
   __syncthreads();
-  write_gradient<S, false>(x, nullptr, logits.vocab, shared, out.row(row));
+  write_gradient<S, false>(x, nullptr, logits.vocab, shared, out);
 }
 
 }  // namespace

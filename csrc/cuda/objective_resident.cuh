@@ -92,11 +92,11 @@ __device__ RowAhead read_ahead(const ResidentObjective<S>& in, int64_t row) {
 // By the first warp, between two barriers: the row's terms, and what its gradient needs.
 template <typename S>
 __device__ void finish_resident(const ResidentObjective<S>& in, int64_t row, const RowAhead& ahead,
-                                double inverse, ResidentShared* shared) {
-  merge_warps(kResidentWarps, row_scale(inverse), &shared->row);
+                                ResidentShared* shared) {
+  merge_warps(kResidentWarps, &shared->row);
   if (threadIdx.x != 0) return;
   SavedRow saved;
-  saved.inverse_temperature = ahead.target < 0 ? NAN : inverse;
+  saved.inverse_temperature = ahead.target < 0 ? NAN : shared->row.inverse_temperature;
   saved = finish_row(in.tokens, ahead.inputs, in.space.means(), shared->row.state, ahead.logit,
                      saved, false, 0.0, in.space.row(row));
   in.saved[row] = saved;
@@ -121,12 +121,13 @@ __global__ void __launch_bounds__(kResidentThreads, kResidentBlocks)
   const RowAhead ahead = read_ahead(in, row);
   const double inverse = in.temperatures.inverse_of(row);
   const float scale = row_scale(inverse);
+  if (threadIdx.x == 0) shared->row.inverse_temperature = inverse;
   StreamSums lane;
   share.read([&](auto& words) { stream_step<S>(words, scale, &lane); });
-  leave_sums(lane, RowReader<S>(place.row, place.vocab), share.range(), scale,
-             &shared->row.warps[warp_index()]);
+  leave_sums(lane, scale, &shared->row.warps[warp_index()]);
+  reread_extreme(place.row, place.vocab, share.range(), scale, &shared->row.warps[warp_index()]);
   __syncthreads();
-  if (warp_index() == 0) finish_resident(in, row, ahead, inverse, shared);
+  if (warp_index() == 0) finish_resident(in, row, ahead, shared);
   __syncthreads();
   const RowGradient& gradient = shared->gradient;
   if (gradient.kind == GradientKind::kZero) return zero_row(place.vocab, place.row);

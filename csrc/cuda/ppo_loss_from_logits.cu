@@ -27,50 +27,63 @@ struct Objective {
   ObjectiveSpace space;
 };
 
+// The most threads of objective_rows_kernel: fewer where a thread needs more registers.
+template <typename S>
+constexpr int rows_threads(bool reference) {
+  return reference || sizeof(S) == 4 ? kMaxPairThreads : kMaxRowThreads;
+}
+
 struct ObjectiveShared {
   RowShared row;
   PairShared pair;
-  SavedRow saved;
+  RowState state;  // of the row, beside a reference
   RowGradient gradient;
 };
 
-// The reference's state and the exact KL, for a policy row. The row's own state stays as it is.
-template <typename S>
-__device__ double add_reference(const S* x, const S* y, int vocab, SavedRow* saved,
-                                ObjectiveShared* shared) {
-  SavedRow pair = *saved;
-  const double kl = pair_kl(x, y, vocab, &shared->pair, &shared->row, &pair);
-  // log q - log p is exact to the last bits; so it must be the row's own log p that it is added to.
-  saved->ref_max = pair.ref_max;
-  saved->ref_log_sum = pair.ref_log_sum + (saved->log_sum - pair.log_sum);
-  return kl;
-}
-
-// Leaves the row's terms in the workspace and its saved state, with the four coefficients, in the
-// first thread's return value.
-template <typename S, bool kReference>
-__device__ SavedRow evaluate_row(const Objective<S>& in, int64_t row, ObjectiveShared* shared) {
-  const S* x = in.logits.row(row);
-  SavedRow saved;
-  saved.inverse_temperature = in.temperatures.inverse_of(row);
-  const RowState state = row_state(x, in.logits.vocab, saved.inverse_temperature, &shared->row);
-  double kl = 0.0;
-  if (kReference && in.tokens.is_policy(row)) {
-    saved.max = state.max;
-    saved.log_sum = state.log_sum;
-    kl = add_reference(x, in.ref_logits.row(row), in.logits.vocab, &saved, shared);
+// Leaves the row's terms in the workspace, its saved state with the four coefficients, and in the
+// in-place form what its gradient needs.
+template <typename S, bool kInPlace, bool kReference>
+__device__ void evaluate_row(const Objective<S>& in, ObjectiveShared* shared) {
+  const int vocab = in.logits.vocab;
+  int64_t row = row_of_block();
+  const RowState state =
+      row_state(in.logits.row(row), vocab, in.temperatures.inverse_of(row), &shared->row);
+  const bool referred = kReference && in.tokens.is_policy(row);
+  row = row_of_block();
+  if (referred) {
+    // Read again by the first thread, below: another state may take its place meanwhile.
+    if (threadIdx.x == 0) shared->state = state;
+    pair_kl(in.logits.row(row), in.ref_logits.row(row), vocab, in.temperatures.inverse_of(row),
+            &shared->pair, &shared->row);
   }
-  if (threadIdx.x != 0) return saved;
-  const int target = in.targets.of(row, in.logits.vocab);
+  if (threadIdx.x != 0) return;
+  row = row_of_block();
+  SavedRow saved;
+  saved.inverse_temperature = shared->row.inverse_temperature;
+  double kl = 0.0;
+  if (referred) {
+    // log q - log p is exact to the last bits; so it must be the row's own log p that it is added
+    // to.
+    const SavedRow& pair = shared->pair.saved;
+    saved.ref_max = pair.ref_max;
+    saved.ref_log_sum = pair.ref_log_sum + (shared->state.log_sum - pair.log_sum);
+    kl = shared->pair.kl;
+  }
+  const int target = in.targets.of(row, vocab);
+  const S* x = in.logits.row(row);
   const double logit = target < 0 ? NAN : logit_at(x, target);
   if (target < 0) saved.inverse_temperature = NAN;
-  return finish_row(in.tokens, in.tokens.inputs_of(row), in.space.means(), state, logit, saved,
-                    kReference, kl, in.space.row(row));
+  saved = finish_row(in.tokens, in.tokens.inputs_of(row), in.space.means(),
+                     referred ? shared->state : shared->row.state, logit, saved, kReference, kl,
+                     in.space.row(row));
+  in.saved[row] = saved;
+  if (kInPlace) shared->gradient = make_gradient<S>(x, nullptr, target, saved, 1.0);
 }
 
 // `out` is the logits' own memory in the in-place form, else not used.
 template <typename S, bool kInPlace, bool kReference>
-__global__ void __launch_bounds__(kMaxRowThreads, 2)
+__global__ void __launch_bounds__(rows_threads<S>(kReference),
+                                  kReference || sizeof(S) == 4 ? kPairBlocks : 2)
     objective_rows_kernel(Objective<S> in, Rows<S> out) {
   const int64_t row = blockIdx.x;
   const int vocab = in.logits.vocab;
@@ -80,20 +93,16 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
     return;
   }
   ObjectiveShared& shared = block_shared<ObjectiveShared>();
-  const SavedRow saved = evaluate_row<S, kReference>(in, row, &shared);
-  if (threadIdx.x == 0) in.saved[row] = saved;
+  evaluate_row<S, kInPlace, kReference>(in, &shared);
   if (!kInPlace) return;
-  const S* x = in.logits.row(row);
-  if (threadIdx.x == 0) {
-    shared.gradient = make_gradient<S>(x, nullptr, in.targets.of(row, vocab), saved, 1.0);
-  }
   __syncthreads();
-  write_gradient<S, false>(x, nullptr, vocab, shared.gradient, out.row(row));
+  write_gradient<S, false>(in.logits.row(row), nullptr, vocab, shared.gradient, out);
 }
 
 // Without `upstream` it is 1.
 template <typename S, bool kReference>
-__global__ void __launch_bounds__(kMaxRowThreads, 2)
+__global__ void __launch_bounds__(kReference ? kMaxPairThreads : kMaxRowThreads,
+                                  kReference ? kPairBlocks : 2)
     objective_backward_kernel(Rows<const S> logits, Rows<const S> ref_logits, Targets targets,
                               const SavedRow* saved, const float* upstream, Rows<S> out) {
   const int64_t row = blockIdx.x;
@@ -105,7 +114,7 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
                               upstream == nullptr ? 1.0 : *upstream);
   }
   __syncthreads();
-  write_gradient<S, kReference>(x, y, logits.vocab, shared, out.row(row));
+  write_gradient<S, kReference>(x, y, logits.vocab, shared, out);
 }
 
 template <typename S>
@@ -142,8 +151,9 @@ void launch_in_place(const PolicyObjective& o, const Objective<S>& in) {
         kOp, target,
         ResidentObjective<S>{out, in.targets, in.temperatures, in.tokens, in.saved, in.space});
   }
-  launch(kOp, target, objective_rows_kernel<S, true, false>, o.logits.shape[0],
-         row_shares<S>(out.vocab) * kWarpSize, sizeof(ObjectiveShared), in, out);
+  const int threads = std::min(rows_threads<S>(false), row_shares<S>(out.vocab) * kWarpSize);
+  launch(kOp, target, objective_rows_kernel<S, true, false>, o.logits.shape[0], threads,
+         sizeof(ObjectiveShared), in, out);
 }
 
 // The rows, and in the in-place form the gradient: with a reference by a launch of its own, since
@@ -152,7 +162,8 @@ template <typename S>
 void launch_rows(const PolicyObjective& o, const Objective<S>& in, bool inplace) {
   const Rows<S> out(o.logits);
   const int64_t rows = o.logits.shape[0];
-  const int threads = row_threads<S>(kOp, rows, o.logits.shape[1]);
+  const int threads =
+      row_threads<S>(kOp, rows, out.vocab, rows_threads<S>(o.ref_logits.has_value()));
   const auto start = [&](auto kernel) {
     launch(kOp, Target(o.logits), kernel, rows, threads, sizeof(ObjectiveShared), in, out);
   };
@@ -219,10 +230,11 @@ void ppo_loss_from_logits_backward(const TensorView& logits,
     using S = typename decltype(tag)::type;
     const auto start = [&](auto kernel) {
       launch(op, Target(logits), kernel, logits.shape[0],
-             row_threads<S>(op, logits.shape[0], logits.shape[1]), sizeof(RowGradient),
-             Rows<const S>(logits), Rows<const S>(ref_logits ? *ref_logits : logits),
-             Targets(targets), rows.as<const SavedRow>(), upstream.as<const float>(),
-             Rows<S>(grad_logits));
+             row_threads<S>(op, logits.shape[0], logits.shape[1],
+                            ref_logits ? kMaxPairThreads : kMaxRowThreads),
+             sizeof(RowGradient), Rows<const S>(logits),
+             Rows<const S>(ref_logits ? *ref_logits : logits), Targets(targets),
+             rows.as<const SavedRow>(), upstream.as<const float>(), Rows<S>(grad_logits));
     };
     ref_logits ? start(objective_backward_kernel<S, true>)
                : start(objective_backward_kernel<S, false>);

@@ -7,6 +7,8 @@
 // Formulas: csrc/math/gather_logprobs.h; CPU: row_body.h.
 #pragma once
 
+#include <algorithm>
+
 #include "check.h"
 #include "cuda/row_careful.cuh"
 #include "cuda/row_inputs.cuh"
@@ -28,12 +30,12 @@ RLHF_HD int row_shares(int64_t vocab) {
 }
 
 // Threads of a row's block. Many small blocks keep the memory busier than few large ones; where
-// there are too few rows for that, each gets as many warps as it has shares.
+// there are too few rows for that, each gets as many warps as it has shares, if it may have `most`.
 constexpr int64_t kManyRows = 1024;
 template <typename S>
-int row_threads(const char* op, int64_t rows, int64_t vocab) {
+int row_threads(const char* op, int64_t rows, int64_t vocab, int most = kMaxRowThreads) {
   if (vocab > 0x7fffffff) fail(op, "logits", "has more than 2^31 - 1 columns; use the CPU");
-  return (rows >= kManyRows ? 4 : row_shares<S>(vocab)) * kWarpSize;
+  return std::min(most, (rows >= kManyRows ? 4 : row_shares<S>(vocab)) * kWarpSize);
 }
 
 // What one pass over a row yields, as on the CPU.
@@ -47,17 +49,12 @@ struct RowState {
 struct RowShared {
   WarpSums warps[kMaxRowWarps];
   double sums[kMaxRowWarps];
+  double inverse_temperature;  // kept here during a pass, which needs its registers
   RowState state;
 };
 
-// What a warp has summed of the share `range`; an extreme one is read again from the row.
-template <typename S>
-__device__ void leave_sums(const StreamSums& lane, const RowReader<S>& reader, VectorRange range,
-                           float scale, WarpSums* out) {
-  if (is_extreme(lane.max, scale)) {
-    return careful_pass(reader.row, reader.elements, range.begin, range.end, scale, -HUGE_VALF,
-                        out);
-  }
+// What a warp has summed of a share. Of an extreme one the maximum is left, which says that it is.
+__device__ inline void leave_sums(const StreamSums& lane, float scale, WarpSums* out) {
   const float peaks = warp_sum(lane.peaks);
   const double rest = warp_sum(lane.rest[0] + lane.rest[1]);
   const double weighted = warp_sum(lane.weighted[0] + lane.weighted[1]);
@@ -69,23 +66,9 @@ __device__ void leave_sums(const StreamSums& lane, const RowReader<S>& reader, V
   }
 }
 
-// The same as careful_pass() for all entries, in fewer instructions.
-template <typename S>
-__device__ void row_pass(const RowReader<S>& reader, VectorRange range, float scale,
-                         const EveryEntry&, WarpSums* out) {
-  StreamSums lane;
-  for_vectors(reader, range, [&](auto& words) { stream_step<S>(words, scale, &lane); });
-  leave_sums(lane, reader, range, scale, out);
-}
-
-template <typename S>
-__device__ void row_pass(const RowReader<S>& reader, VectorRange range, float scale,
-                         EntriesFrom kept, WarpSums* out) {
-  careful_pass(reader.row, reader.elements, range.begin, range.end, scale, kept.threshold, out);
-}
-
 // By the first warp: the warps' sums relative to the row's maximum, and the row's state.
-__device__ inline void merge_warps(int warps, float scale, RowShared* shared) {
+__device__ inline void merge_warps(int warps, RowShared* shared) {
+  const float scale = row_scale(shared->inverse_temperature);
   const int lane = lane_index();
   WarpSums mine = {-HUGE_VAL, 0.0, 0.0, 0.0, 0.0};
   if (lane < warps) mine = shared->warps[lane];
@@ -112,11 +95,52 @@ __device__ inline void merge_warps(int warps, float scale, RowShared* shared) {
 
 // body(share, its vectors) for the shares of a row that fall to this warp.
 template <typename S, typename Body>
-__device__ void for_shares(int vocab, const Body& body) {
+__device__ void for_shares(int vocab, const Body& body, int warp = warp_index()) {
   const int shares = row_shares<S>(vocab);
-  for (int share = warp_index(); share < shares; share += warp_count()) {
+  for (int share = warp; share < shares; share += warp_count()) {
     body(share, range_of_warp(vector_count<S>(vocab), share, shares));
   }
+}
+
+// The sums of a warp's share, of all entries.
+template <typename S>
+__device__ void sum_share(const RowReader<S>& reader, VectorRange range, float scale,
+                          WarpSums* out) {
+  StreamSums lane;
+  for_vectors(reader, range, [&](auto& words) { stream_step<S>(words, scale, &lane); });
+  leave_sums(lane, scale, out);
+}
+
+// By the warp that has left a share's sums: reads it again if it is extreme. Apart from the pass,
+// so that it takes no registers from it.
+template <typename S>
+__device__ void reread_extreme(const S* row, int vocab, VectorRange range, float scale,
+                               WarpSums* sums) {
+  __syncwarp();
+  if (!is_extreme(static_cast<float>(sums->max), scale)) return;
+  careful_pass(row, vocab, range.begin, range.end, scale, -HUGE_VALF, sums);
+}
+
+// The sums of the warp's shares.
+template <typename S>
+__device__ void sum_shares(const S* row, int vocab, float scale, WarpSums* sums) {
+  const RowReader<S> reader(row, vocab);
+  for_shares<S>(
+      vocab, [&](int share, VectorRange range) { sum_share(reader, range, scale, &sums[share]); });
+  for_shares<S>(
+      vocab,
+      [&](int share, VectorRange range) { reread_extreme(row, vocab, range, scale, &sums[share]); },
+      warp_index_anew());
+}
+
+// The state of a row at the temperature that `shared` has, of which `scale` is the row_scale().
+template <typename S>
+__device__ RowState row_state_at(const S* row, int vocab, float scale, RowShared* shared) {
+  sum_shares(row, vocab, scale, shared->warps);
+  __syncthreads();
+  if (warp_index() == 0) merge_warps(row_shares<S>(vocab), shared);
+  __syncthreads();
+  return shared->state;
 }
 
 // The row's state, in every thread; all threads of the block call it. Afterwards shared->warps[w]
@@ -124,15 +148,8 @@ __device__ void for_shares(int vocab, const Body& body) {
 template <typename S>
 __device__ RowState row_state(const S* row, int vocab, double inverse_temperature,
                               RowShared* shared) {
-  const float scale = row_scale(inverse_temperature);
-  const RowReader<S> reader(row, vocab);
-  for_shares<S>(vocab, [&](int share, VectorRange range) {
-    row_pass<S>(reader, range, scale, EveryEntry(), &shared->warps[share]);
-  });
-  __syncthreads();
-  if (warp_index() == 0) merge_warps(row_shares<S>(vocab), scale, shared);
-  __syncthreads();
-  return shared->state;
+  if (threadIdx.x == 0) shared->inverse_temperature = inverse_temperature;
+  return row_state_at(row, vocab, row_scale(inverse_temperature), shared);
 }
 
 __device__ inline double logprob_of(double x, const RowState& state, double inverse_temperature) {

@@ -24,8 +24,7 @@ struct WarpSums {
   double mass;  // once the row is merged: of the share, relative to the row's maximum
 };
 
-// Which entries a pass counts: all, or those that are not below a threshold.
-struct EveryEntry {};
+// Which entries a pass counts: those that are not below a threshold.
 struct EntriesFrom {
   float threshold;
   __device__ float operator()(float x) const { return x < threshold ? -HUGE_VALF : x; }

@@ -229,20 +229,21 @@ __device__ void write_entries(const S* row, const S* ref_row, int vocab, const R
   }
 }
 
-// Writes the gradient of a row; `out` may be the row. All threads of the block call it, after a
-// barrier that follows make_gradient.
+// Writes the gradient of the block's row; `out` may be the logits. All threads of the block call
+// it, after a barrier that follows make_gradient.
 template <typename S, bool kReference>
 __device__ void write_gradient(const S* row, const S* ref_row, int vocab, const RowGradient& k,
-                               S* out) {
-  if (k.kind == GradientKind::kZero) return zero_row(vocab, out);
+                               const Rows<S>& out) {
+  S* to = out.row(row_of_block());
+  if (k.kind == GradientKind::kZero) return zero_row(vocab, to);
   if (k.careful) {
-    write_entries<S, kReference, true>(row, ref_row, vocab, k, out);
+    write_entries<S, kReference, true>(row, ref_row, vocab, k, to);
   } else {
-    write_entries<S, kReference, false>(row, ref_row, vocab, k, out);
+    write_entries<S, kReference, false>(row, ref_row, vocab, k, to);
   }
   if (k.target < 0) return;
   __syncthreads();
-  if (threadIdx.x == 0) from_float(k.target_value, out + k.target);
+  if (threadIdx.x == 0) from_float(k.target_value, out.row(row_of_block()) + k.target);
 }
 
 }  // namespace rlhf::cuda

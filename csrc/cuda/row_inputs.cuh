@@ -7,6 +7,28 @@
 
 namespace rlhf::cuda {
 
+// The row of a block, and the index of a warp, read anew at each call: so they need not be kept
+// while a row is read.
+__device__ inline int64_t row_of_block() {
+#ifdef __CUDA_ARCH__
+  unsigned index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+#else
+  return blockIdx.x;
+#endif
+}
+
+__device__ inline int warp_index_anew() {
+#ifdef __CUDA_ARCH__
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return static_cast<int>(thread) / kWarpSize;
+#else
+  return warp_index();
+#endif
+}
+
 // Rows of a [N, V] tensor.
 template <typename S>
 struct Rows {

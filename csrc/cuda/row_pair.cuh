@@ -15,8 +15,10 @@
 
 namespace rlhf::cuda {
 
-constexpr int kPairUnroll = 2;  // vectors of each row that a lane has in flight
-constexpr float kNear = 0.5f;   // to which the series of g is good to 4e-8
+constexpr int kMaxPairThreads = 256;  // so that a thread may have 80 registers, see row_threads()
+constexpr int kPairBlocks = 3;        // of a multiprocessor
+constexpr int kPairUnroll = 2;        // vectors of each row that a lane has in flight
+constexpr float kNear = 0.5f;         // to which the series of g is good to 4e-8
 
 struct PairConstants {
   float scale;    // log2(e) / T
@@ -167,8 +169,7 @@ __device__ void pair_step(const uint32_t (&x)[kSize], const uint32_t (&y)[kSize]
 // Leaves the warp's sums in `out`.
 template <typename S>
 __device__ void pair_pass(const RowReader<S>& x_reader, const RowReader<S>& y_reader,
-                          VectorRange range, double inverse, PairSums* out) {
-  const PairConstants k = {row_scale(inverse), static_cast<float>(inverse)};
+                          VectorRange range, const PairConstants& k, PairSums* out) {
   PairLane lane;
   constexpr int kStep = kPairUnroll * kWarpSize;
   int v = range.begin;
@@ -226,37 +227,40 @@ __device__ inline void merge_pairs(int warps, double inverse, PairShared* shared
   saved.ref_log_sum = log_sum + kappa + offset;
 }
 
-// The careful way: three passes.
+// The careful way: three passes. Leaves the same as merge_pairs().
 template <typename S>
-__device__ double careful_kl(const S* x, const S* y, int vocab, RowShared* shared,
-                             math::SavedRow* saved) {
-  const RowState state = row_state(x, vocab, saved->inverse_temperature, shared);
-  const RowState ref_state = row_state(y, vocab, saved->inverse_temperature, shared);
-  saved->max = state.max;
-  saved->log_sum = state.log_sum;
-  saved->ref_max = ref_state.max;
-  saved->ref_log_sum = ref_state.log_sum;
-  return row_exact_kl(x, y, vocab, *saved, shared);
+__device__ void careful_kl(const S* x, const S* y, int vocab, PairShared* pair, RowShared* row) {
+  const float scale = row_scale(row->inverse_temperature);
+  const RowState state = row_state_at(x, vocab, scale, row);
+  if (threadIdx.x == 0) {
+    pair->saved.max = state.max;
+    pair->saved.log_sum = state.log_sum;
+  }
+  const RowState ref_state = row_state_at(y, vocab, scale, row);
+  if (threadIdx.x == 0) {
+    pair->saved.ref_max = ref_state.max;
+    pair->saved.ref_log_sum = ref_state.log_sum;
+  }
+  __syncthreads();
+  const double kl = row_exact_kl(x, y, vocab, pair->saved, row);
+  if (threadIdx.x == 0) pair->kl = kl;
 }
 
-// The KL, in every thread, with max, log_sum, ref_max and ref_log_sum of `saved`, whose inverse
-// temperature is given; all threads of the block call it.
+// For the first thread: the KL in `pair->kl`, and max, log_sum, ref_max, ref_log_sum and the
+// inverse temperature in `pair->saved`; all threads of the block call it.
 template <typename S>
-__device__ double pair_kl(const S* x, const S* y, int vocab, PairShared* pair, RowShared* row,
-                          math::SavedRow* saved) {
+__device__ void pair_kl(const S* x, const S* y, int vocab, double inverse_temperature,
+                        PairShared* pair, RowShared* row) {
+  if (threadIdx.x == 0) row->inverse_temperature = inverse_temperature;
   const RowReader<S> x_reader(x, vocab), y_reader(y, vocab);
+  const PairConstants k = {row_scale(inverse_temperature), static_cast<float>(inverse_temperature)};
   for_shares<S>(vocab, [&](int share, VectorRange range) {
-    pair_pass<S>(x_reader, y_reader, range, saved->inverse_temperature, &pair->warps[share]);
+    pair_pass<S>(x_reader, y_reader, range, k, &pair->warps[share]);
   });
   __syncthreads();
-  if (warp_index() == 0) merge_pairs(row_shares<S>(vocab), saved->inverse_temperature, pair);
+  if (warp_index() == 0) merge_pairs(row_shares<S>(vocab), row->inverse_temperature, pair);
   __syncthreads();
-  if (!pair->alike) return careful_kl(x, y, vocab, row, saved);
-  saved->max = pair->saved.max;
-  saved->log_sum = pair->saved.log_sum;
-  saved->ref_max = pair->saved.ref_max;
-  saved->ref_log_sum = pair->saved.ref_log_sum;
-  return pair->kl;
+  if (!pair->alike) careful_kl(x, y, vocab, pair, row);
 }
 
 }  // namespace rlhf::cuda

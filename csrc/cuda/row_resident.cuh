@@ -2,7 +2,7 @@
 //
 // Each warp of the block has the share of the row that for_shares() gives it, in chunks of kChunk
 // vectors with a slot each. It asks for all of them at once, and reads one as soon as it is there,
-// in the order of row_pass(): the results are the same bit for bit. Two blocks share a
+// in the order of sum_share(): the results are the same bit for bit. Two blocks share a
 // multiprocessor, so that the copies of one run while the other computes.
 //
 // A slot holds the aligned 16-byte granules in which its vectors lie, one more than vectors where
@@ -16,7 +16,7 @@
 namespace rlhf::cuda {
 
 constexpr int kResidentCapability = 90;
-constexpr int kChunk = 4 * kRowUnroll * kWarpSize;  // vectors; whole steps of row_pass()
+constexpr int kChunk = 4 * kRowUnroll * kWarpSize;  // vectors; whole steps of for_vectors()
 constexpr int kMaxChunks = 2;                       // of a share
 constexpr int kResidentWarps = 8;
 constexpr int kResidentThreads = kResidentWarps * kWarpSize;
@@ -187,7 +187,7 @@ class ResidentShare {
     }
   }
 
-  // body(words) as row_pass() has it.
+  // body(words) as for_vectors() has it.
   template <typename Body>
   __device__ void read(const Body& body) const {
     for (int chunk = 0; chunk < chunks(); ++chunk) {

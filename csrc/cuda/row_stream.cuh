@@ -58,7 +58,7 @@ __device__ inline float raise_lowest_value(float x) {
 // Counts the entries of `word` that equal `max` and takes them out: what remains there has no
 // share.
 template <typename S>
-__device__ inline float take_each_peak(float max, uint32_t* word) {
+__device__ inline float take_peaks(float max, uint32_t* word) {
   float low = Packed<S>::low(*word), high = Packed<S>::high(*word), found = 0;
   if (low == max) {
     found += 1.0f;
@@ -72,14 +72,9 @@ __device__ inline float take_each_peak(float max, uint32_t* word) {
   return found;
 }
 
-template <typename S>
-__device__ inline float take_peaks(float max, uint32_t* word) {
-  return take_each_peak<S>(max, word);
-}
-
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 template <>
 __device__ inline float take_peaks<BFloat16>(float max, uint32_t* word) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   // 1 in each half that equals max; times the lowest number, added: x - 3e38 there, x elsewhere.
   const uint32_t high = float_to_bits(max), both = high | high >> 16;
   uint32_t equal;
@@ -87,10 +82,8 @@ __device__ inline float take_peaks<BFloat16>(float max, uint32_t* word) {
   if (equal == 0) return 0.0f;
   asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(*word) : "r"(equal), "r"(0xff7fff7fu));
   return Packed<BFloat16>::low(equal) + Packed<BFloat16>::high(equal);
-#else
-  return take_each_peak<BFloat16>(max, word);
-#endif
 }
+#endif
 
 // As warp_max(), by one instruction; NaN does not count.
 __device__ inline float warp_highest(float value) {

@@ -22,7 +22,7 @@ struct Draws {
         truncated_logprobs(outputs.truncated_logprobs.as<float>()),
         entropy(outputs.entropy.as<float>()) {}
 
-  __device__ bool truncates(int vocab) const { return (top_k > 0 && top_k < vocab) || top_p < 1.0; }
+  bool truncates(int vocab) const { return (top_k > 0 && top_k < vocab) || top_p < 1.0; }
 
   const int64_t* row_ids;
   const int64_t* positions;
@@ -64,35 +64,37 @@ __device__ void write_nothing(const Draws& draws, int64_t n) {
 
 __device__ bool has_distribution(double total) { return total > 0 && total < HUGE_VAL; }
 
-template <typename S>
-__global__ void __launch_bounds__(kMaxRowThreads, 2)
+template <typename S, bool kTruncates>
+__global__ void __launch_bounds__(kMaxRowThreads, kTruncates ? 1 : 2)
     sample_kernel(Rows<const S> logits, Draws draws) {
   SampleShared& shared = block_shared<SampleShared>();
   const int64_t n = blockIdx.x;
-  const int vocab = logits.vocab, warp = warp_index();
+  const int vocab = logits.vocab;
   const S* x = logits.row(n);
   // They come while the row does.
   prefetch(draws.row_ids + n);
   prefetch(draws.positions + n);
-  const double inverse = draws.temperatures.inverse_of(n);
-  const float scale = row_scale(inverse);
-  const RowReader<S> reader(x, vocab);
-  const VectorRange range = range_of_warp(vector_count<S>(vocab), warp, warp_count());
+  const double inverse_temperature = draws.temperatures.inverse_of(n);
+  const float scale = row_scale(inverse_temperature);
+  if (threadIdx.x == 0) shared.row.inverse_temperature = inverse_temperature;
   float threshold = -HUGE_VALF;
-  row_pass<S>(reader, range, scale, EveryEntry(), &shared.row.warps[warp]);
+  const VectorRange range = range_of_warp(vector_count<S>(vocab), warp_index(), warp_count());
+  sum_share(RowReader<S>(x, vocab), range, scale, &shared.row.warps[warp_index()]);
+  reread_extreme(x, vocab, range, scale, &shared.row.warps[warp_index()]);
   __syncthreads();
-  if (draws.truncates(vocab)) {
+  if (kTruncates) {
     if (!has_distribution(pick_share<S>(shared.row, vocab, 0.0, scale).total)) {
       if (threadIdx.x == 0) write_nothing(draws, n);
       return;
     }
-    if (warp == 0) merge_warps(warp_count(), scale, &shared.row);
+    if (warp_index() == 0) merge_warps(warp_count(), &shared.row);
     __syncthreads();
     if (threadIdx.x == 0) shared.whole = shared.row.state;
     const SampledRow<S> row = {x, vocab, static_cast<float>(shared.row.state.max), scale};
     threshold = find_threshold(row, draws, &shared.select);
     if (threshold > -HUGE_VALF) {
-      row_pass<S>(reader, range, scale, EntriesFrom{threshold}, &shared.row.warps[warp]);
+      careful_pass(x, vocab, range.begin, range.end, scale, threshold,
+                   &shared.row.warps[warp_index()]);
     }
     __syncthreads();
   }
@@ -105,12 +107,13 @@ __global__ void __launch_bounds__(kMaxRowThreads, 2)
   const SampledRow<S> row = {x, vocab, share.max, scale};
   weigh_chunks(row, share, threshold, &shared.draw);
   __syncthreads();
-  if (warp == kDrawWarp) draw_entry(row, share, threshold, &shared.draw);
-  if (warp == 0) merge_warps(warp_count(), scale, &shared.row);
+  if (warp_index() == kDrawWarp) draw_entry(logits.row(n), vocab, scale, &shared.draw);
+  if (warp_index() == 0) merge_warps(warp_count(), &shared.row);
   __syncthreads();
   if (threadIdx.x != 0) return;
+  const double inverse = shared.row.inverse_temperature;
   const RowState& kept = shared.row.state;
-  const RowState& whole = draws.truncates(vocab) ? shared.whole : kept;
+  const RowState& whole = kTruncates ? shared.whole : kept;
   draws.tokens[n] = shared.draw.token;
   draws.logprobs[n] = static_cast<float>(logprob_of(shared.draw.value, whole, inverse));
   draws.truncated_logprobs[n] = static_cast<float>(logprob_of(shared.draw.value, kept, inverse));
@@ -125,8 +128,11 @@ void sample(const SampleInputs& inputs, const SampleOutputs& outputs) {
   dispatch_storage(op, "logits", inputs.logits.dtype, [&](auto tag) {
     using S = typename decltype(tag)::type;
     const Rows<const S> logits(inputs.logits);
-    launch(op, Target(inputs.logits), sample_kernel<S>, inputs.logits.shape[0],
-           row_threads<S>(op, 0, logits.vocab), sizeof(SampleShared), logits, draws);
+    const auto start = [&](auto kernel) {
+      launch(op, Target(inputs.logits), kernel, inputs.logits.shape[0],
+             row_threads<S>(op, 0, logits.vocab), sizeof(SampleShared), logits, draws);
+    };
+    draws.truncates(logits.vocab) ? start(sample_kernel<S, true>) : start(sample_kernel<S, false>);
   });
 }
 
