@@ -13,7 +13,7 @@ using test::view_of;
 
 namespace {
 
-constexpr size_t kHeld = 4096;  // more than the kernel holds beside its slots
+constexpr size_t kHeld = 1024;  // what the kernel holds beside its slots
 
 enum class Row {
   kPolicy,
