@@ -6,6 +6,10 @@
 // The first phase has parity 0, so waiting for 1 on a new barrier returns at once.
 #pragma once
 
+#ifdef RLHF_EMULATE_CUDA
+#include <vector>
+#endif
+
 #include "cuda/launch.cuh"
 
 namespace rlhf::cuda {
@@ -77,7 +81,32 @@ static_assert(sizeof(HostBarrier) == sizeof(Barrier), "a host barrier lies in it
 inline HostBarrier& host_barrier(Barrier* barrier) {
   return *reinterpret_cast<HostBarrier*>(barrier);
 }
+// Copies come as late as they may: when a thread waits for them, and to none that does not.
+struct HostCopy {
+  Barrier* barrier;
+  void* to;
+  const void* from;
+  uint32_t bytes;
+};
+inline std::vector<HostCopy>& host_copies() {
+  static std::vector<HostCopy> copies;
+  return copies;
+}
+// Those of the barrier leave the list, done or, where it is made anew, not.
+inline void end_copies(Barrier* barrier, bool done) {
+  std::vector<HostCopy> others;
+  for (const HostCopy& copy : host_copies()) {
+    if (copy.barrier != barrier) {
+      others.push_back(copy);
+    } else if (done) {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+      host_barrier(barrier).bytes -= static_cast<int32_t>(copy.bytes);
+    }
+  }
+  host_copies().swap(others);
+}
 inline void barrier_init(Barrier* barrier, int arrivals) {
+  end_copies(barrier, false);
   const uint16_t count = static_cast<uint16_t>(arrivals);
   host_barrier(barrier) = {count, count, 0, 0};
 }
@@ -88,12 +117,14 @@ inline void barrier_expect(Barrier* barrier, uint32_t bytes) {
   host_barrier(barrier).settle();
 }
 inline void barrier_wait(Barrier* barrier, uint32_t parity) {
-  while (host_barrier(barrier).phase == parity) emulation::yield(EMULATION_HERE);
+  while (host_barrier(barrier).phase == parity) {
+    end_copies(barrier, true);
+    host_barrier(barrier).settle();
+    if (host_barrier(barrier).phase == parity) emulation::yield(EMULATION_HERE);
+  }
 }
 inline void bulk_load(void* to, const void* from, uint32_t bytes, Barrier* barrier) {
-  std::memcpy(to, from, bytes);
-  host_barrier(barrier).bytes -= static_cast<int32_t>(bytes);
-  host_barrier(barrier).settle();
+  host_copies().push_back({barrier, to, from, bytes});
 }
 
 #else  // older devices take the portable kernels; these are never called
