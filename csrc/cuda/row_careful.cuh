@@ -136,6 +136,7 @@ __device__ RLHF_NOINLINE void careful_pass(const S* row, int vocab, int begin, i
   const double peaks = warp_sum(static_cast<double>(lane.peaks));
   const double rest = warp_sum(static_cast<double>(lane.rest[0]) + lane.rest[1]);
   const double weighted = warp_sum(static_cast<double>(lane.weighted[0]) + lane.weighted[1]);
+  __syncwarp();  // all lanes have read what `out` held
   if (lane_index() == 0) {
     const double max = peaks > 0 ? static_cast<double>(lane.max) : -HUGE_VAL;
     *out = {max, peaks, rest, weighted, 0.0};
