@@ -1,7 +1,5 @@
 // ppo_loss_from_logits in place by the kernel whose rows stay in shared memory, on emulated CUDA:
 // bit for bit what the portable kernel of older devices gives, which the other test holds to fp64.
-#include <cuda_runtime.h>
-
 #include "cpu/ppo_loss_from_logits.h"
 #include "cuda/row_resident.cuh"
 #include "ops/device.h"
