@@ -70,12 +70,12 @@ def describe(goal: Goal, verdict: Verdict, share: float | None, judged: bool) ->
 
 
 def find_share(goal: Goal, rows: Sequence[Row]) -> float | None:
-    """Return our share of the roofline in the goal's case."""
+    """Return our share of the memory's roofline in the goal's case; it does not bind products."""
     for row in rows:
         case = (row.op, row.mode) == goal.case and row.shape == goal.shape
         whole = row.mask_share == 1.0 or not goal.dense
         if case and whole and row.dtype == goal.dtype and row.provider == OURS:
-            return row.roofline_share
+            return None if row.D else row.roofline_share
     return None
 
 
