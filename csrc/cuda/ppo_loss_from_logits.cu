@@ -1,9 +1,9 @@
 // ppo_loss_from_logits on CUDA, four launches: counts of the masks and 1 / denominators; the rows,
 // one block each; sums over kBlockItems rows; loss and statistics. A row is read once (2 or 4 bytes
 // per element, twice that with the reference's row) and, in the in-place form, written while it is
-// in L2; the out-of-place form's backward reads it again. fp32 lanes, fp64 across lanes, warps and
-// rows in their order. A target outside the vocabulary gives NaN. Formula:
-// csrc/math/ppo_loss_from_logits.h.
+// in shared memory (objective_resident.cuh) or in L2; with a reference, and in the out-of-place
+// form's backward, it is read again. fp32 lanes, fp64 across lanes, shares and rows in their order.
+// A target outside the vocabulary gives NaN. Formula: csrc/math/ppo_loss_from_logits.h.
 #include "cuda/dispatch.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/objective_resident.cuh"

@@ -132,6 +132,49 @@ __device__ inline VectorRange range_of_warp(int vectors, int warp, int warps) {
   return {begin, begin + share < vectors ? begin + share : vectors};
 }
 
+// kCount vectors, 32 apart, the first one kSkip words and (phase % 4) bytes into a granule.
+template <typename S, int kSkip, int kCount>
+__device__ void read_straddling(const uint4* granules, int vector, int phase,
+                                uint32_t (&words)[kCount * kWords]) {
+  const unsigned shift = static_cast<unsigned>(phase % 4) * 8;
+  RLHF_UNROLL
+  for (int u = 0; u < kCount; ++u) {
+    const int v = vector + u * kWarpSize;
+    const uint4 low = granules[v], high = granules[v + 1];
+    const uint32_t both[2 * kWords] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    RLHF_UNROLL
+    for (int i = 0; i < kWords; ++i) {
+      words[u * kWords + i] = sizeof(S) == 4
+                                  ? both[kSkip + i]
+                                  : __funnelshift_r(both[kSkip + i], both[kSkip + i + 1], shift);
+    }
+  }
+}
+
+// kCount vectors, 32 apart, of what begins `phase` bytes into granule 0; the lane's first is
+// `vector`. The granules lie in global or in shared memory.
+template <typename S, int kCount>
+__device__ void read_vectors(const uint4* granules, int vector, int phase,
+                             uint32_t (&words)[kCount * kWords]) {
+  if (phase == 0) {
+    RLHF_UNROLL
+    for (int u = 0; u < kCount; ++u) {
+      store_words(granules[vector + u * kWarpSize], words + u * kWords);
+    }
+    return;
+  }
+  switch (phase / 4) {
+    case 0:
+      return read_straddling<S, 0, kCount>(granules, vector, phase, words);
+    case 1:
+      return read_straddling<S, 1, kCount>(granules, vector, phase, words);
+    case 2:
+      return read_straddling<S, 2, kCount>(granules, vector, phase, words);
+    default:
+      return read_straddling<S, 3, kCount>(granules, vector, phase, words);
+  }
+}
+
 // A row, or the part of one from an element on, as vectors.
 template <typename S>
 struct RowReader {
@@ -155,19 +198,6 @@ struct RowReader {
     store_words(granules[vector], words);
   }
 
-  // The vector begins kSkip words and (phase % 4) bytes after its granule.
-  template <int kSkip>
-  __device__ void straddling(int vector, uint32_t* words) const {
-    const uint4 low = granules[vector], high = granules[vector + 1];
-    const uint32_t both[2 * kWords] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    const unsigned shift = static_cast<unsigned>(phase % 4) * 8;
-    RLHF_UNROLL
-    for (int i = 0; i < kWords; ++i) {
-      words[i] = sizeof(S) == 4 ? both[kSkip + i]
-                                : __funnelshift_r(both[kSkip + i], both[kSkip + i + 1], shift);
-    }
-  }
-
   // Element by element: the vectors at the row's ends. What lies outside is -inf.
   __device__ void elementwise(int vector, uint32_t* words) const {
     constexpr int kPerWord = Packed<S>::kPerWord;
@@ -182,21 +212,7 @@ struct RowReader {
   // kCount vectors, 32 apart, of which the lane's first is `vector`.
   template <int kCount>
   __device__ void read_inside(int vector, uint32_t (&words)[kCount * kWords]) const {
-    if (phase == 0) {
-      RLHF_UNROLL
-      for (int u = 0; u < kCount; ++u) aligned(vector + u * kWarpSize, words + u * kWords);
-      return;
-    }
-    switch (phase / 4) {
-      case 0:
-        return read_straddling<0>(vector, words);
-      case 1:
-        return read_straddling<1>(vector, words);
-      case 2:
-        return read_straddling<2>(vector, words);
-      default:
-        return read_straddling<3>(vector, words);
-    }
+    read_vectors<S, kCount>(granules, vector, phase, words);
   }
 
   // The same where some may reach past the granules, or past `end`, where all is -inf.
@@ -229,14 +245,6 @@ struct RowReader {
   }
 
  private:
-  template <int kSkip, int kSize>
-  __device__ void read_straddling(int vector, uint32_t (&words)[kSize]) const {
-    RLHF_UNROLL
-    for (int u = 0; u < kSize / kWords; ++u) {
-      straddling<kSkip>(vector + u * kWarpSize, words + u * kWords);
-    }
-  }
-
   template <typename Element>
   __device__ static void put(Element value, int shift, uint32_t* word) {
     uint32_t bits = 0;

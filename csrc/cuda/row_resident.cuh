@@ -128,46 +128,6 @@ __device__ void fill_past_end(const RowPlace<S>& place, int origin, int count, u
   __syncwarp();
 }
 
-// kCount vectors, 32 apart, of which the lane's first is the `first`-th of the slot; kSkip words
-// and `shift` bits from a granule to a vector, kSkip -1 for none.
-template <typename S, int kSkip, int kCount>
-__device__ void read_shifted(const uint4* slot, int first, unsigned shift,
-                             uint32_t (&words)[kCount * kWords]) {
-  RLHF_UNROLL
-  for (int u = 0; u < kCount; ++u) {
-    const uint4 low = slot[first + u * kWarpSize];
-    if (kSkip < 0) {
-      store_words(low, words + u * kWords);
-      continue;
-    }
-    const uint4 high = slot[first + u * kWarpSize + 1];
-    const uint32_t both[2 * kWords] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    RLHF_UNROLL
-    for (int i = 0; i < kWords; ++i) {
-      const int at = kSkip < 0 ? i : kSkip + i;
-      words[u * kWords + i] =
-          sizeof(S) == 4 ? both[at] : __funnelshift_r(both[at], both[at + 1], shift);
-    }
-  }
-}
-
-template <typename S, int kCount>
-__device__ void read_slot(const uint4* slot, int first, int phase,
-                          uint32_t (&words)[kCount * kWords]) {
-  const unsigned shift = static_cast<unsigned>(phase % 4) * 8u;
-  if (phase == 0) return read_shifted<S, -1, kCount>(slot, first, shift, words);
-  switch (phase / 4) {
-    case 0:
-      return read_shifted<S, 0, kCount>(slot, first, shift, words);
-    case 1:
-      return read_shifted<S, 1, kCount>(slot, first, shift, words);
-    case 2:
-      return read_shifted<S, 2, kCount>(slot, first, shift, words);
-    default:
-      return read_shifted<S, 3, kCount>(slot, first, shift, words);
-  }
-}
-
 // A warp's share of the block's row, in its slots.
 template <typename S>
 class ResidentShare {
@@ -198,12 +158,12 @@ class ResidentShare {
       int v = 0;
       for (; v + kRowUnroll * kWarpSize <= count; v += kRowUnroll * kWarpSize) {
         uint32_t words[kRowUnroll * kWords];
-        read_slot<S, kRowUnroll>(data, v + lane, place_.phase, words);
+        read_vectors<S, kRowUnroll>(data, v + lane, place_.phase, words);
         body(words);
       }
       for (; v < count; v += kWarpSize) {
         uint32_t words[kWords];
-        read_slot<S, 1>(data, v + lane, place_.phase, words);
+        read_vectors<S, 1>(data, v + lane, place_.phase, words);
         body(words);
       }
     }
