@@ -26,6 +26,7 @@ from tests.gpu_machine import ROOT, add_wheels, describe, make_environment, prob
 from tests.gpu_steps import BUILD, GROUPS, RESULTS, Step, choose_arches, make_steps
 
 LONGER = 5
+NAMED = 5  # failed tests in a line of the summary; all are in the step's log
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,20 @@ def judge(step: Step, code: int | None, text: str, longer: int) -> tuple[str, bo
     """Return the summary's words for an exit status and a log, and whether the step passed."""
     shown = re.findall(step.expect, text) if step.expect else []
     if code is None:
-        return f"stopped at its limit of {step.limit * longer} s", False
+        return f"stopped at its limit of {step.limit * longer} s" + name_failures(text), False
     if (code != 0) != step.fails:
-        return f"failed with status {code}" + (f": {shown[-1]}" if shown else ""), False
+        found = f": {shown[-1]}" if shown else ""
+        return f"failed with status {code}{found}{name_failures(text)}", False
     if step.expect and not shown:
         return f"its log does not say {step.expect!r}", False
     return shown[-1] if shown else "passed", True
+
+
+def name_failures(text: str) -> str:
+    """Return the failed tests that a log of pytest names, as the rest of a sentence."""
+    names = list(dict.fromkeys(re.findall(r"^FAILED (.+?)(?: - .*)?$", text, re.MULTILINE)))
+    more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    return "; failed: " + ", ".join(names[:NAMED] + more) if names else ""
 
 
 def show_tail(log: Path) -> None:

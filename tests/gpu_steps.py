@@ -97,6 +97,7 @@ def test_steps(out: Path) -> list[Step]:
         return [Step("test", "tests", reason="this Python has no pytest and wheels/ neither")]
     # Warnings of torch versions that nobody has seen yet are no failures here.
     command = (sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-o", "filterwarnings=default")
+    command += ("-p", "tests.at_once")  # a run that is stopped has no summary
     workers = () if is_missing("xdist") else ("-n", "4")
     others = [
         str(path.relative_to(ROOT))

@@ -47,6 +47,44 @@ def test_a_step_is_stopped_at_its_limit_with_its_children(tmp_path):
     assert outcome.seconds < 20
 
 
+STOPPED = """
+import os, signal, time
+
+def test_wrong():
+    assert 1 + 1 == 3
+
+def test_stopped():
+    time.sleep(2)  # for the report of the other, where it comes from another process
+    os.kill(os.{process}(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "workers"])
+def test_what_failed_is_named_though_pytest_is_killed(tmp_path, workers):
+    file = tmp_path / "test_stopped.py"
+    file.write_text(STOPPED.format(process="getppid" if workers else "getpid"))
+    (_, *command), *_ = (step.command for step in gpu_steps.test_steps(tmp_path))
+    plugin = command[command.index("-p") :][:2]
+    command = (sys.executable, "-m", "pytest", "-q", *plugin, *workers, str(file))
+    (outcome,) = run(tmp_path, Step("test", "killed", command, 60, r"\d+ passed.*"))
+    assert outcome.result == "failed with status -9; failed: test_stopped.py::test_wrong"
+    log = (tmp_path / "killed.log").read_text()
+    assert "FAILED test_stopped.py::test_wrong - assert (1 + 1) == 3" in log
+
+
+def test_failed_tests_are_named_in_the_summary_once_and_not_all():
+    step = Step("test", "toolkit", (), 85, r"\d+ passed.*")
+    names = [f"tests/test_a.py::test_b[llama, grouped heads-{i}]" for i in range(7)]
+    text = "".join(f"FAILED {name} - assert 1 == 2\n" for name in names[:2])
+    result, passed = gpu_check.judge(step, None, text + text, 1)
+    assert not passed
+    assert result == f"stopped at its limit of 85 s; failed: {names[0]}, {names[1]}"
+    text = "\n".join(f"FAILED {name}" for name in names) + "\n7 failed, 9 passed in 3 s\n"
+    result, _ = gpu_check.judge(step, 1, text, 1)
+    assert result.startswith("failed with status 1: 9 passed in 3 s; failed: tests/test_a.py")
+    assert result.endswith("grouped heads-4], 2 more")
+
+
 def test_success_without_the_expected_words_is_a_failure(tmp_path):
     (outcome,) = run(tmp_path, Step("test", "empty", python("print('0 ran')"), 20, r"\d+ passed"))
     assert not outcome.passed
