@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from tests.models.sampled import EVEN, EVERY, PADDED, SHARED, answer
+from tests.models.sampled import EVEN, EVERY, PADDED, SHARED, answer, both
 from tests.models.tape import Tape
 from tests.tiny import tiny_model, tiny_text
 from toolkit import rollout
@@ -27,29 +27,6 @@ def text():
 
 
 @pytest.fixture
-def steps(monkeypatch):
-    """Sampling takes the steps, which run as they are; returns how often, by their size."""
-    ran = {}
-
-    def capture(step, aside, pool):
-        for _ in range(2):
-            aside()
-            step()
-        size = step.args[1]
-
-        def run():
-            ran[size] = ran.get(size, 0) + 1
-            step()
-
-        return run
-
-    monkeypatch.setattr(graphs, "wanted", lambda policy, tokens: policy.steps is not graphs._NONE)
-    monkeypatch.setattr(recording, "capture", capture)
-    monkeypatch.setattr(rollout, "_LOOK", 4)
-    return ran
-
-
-@pytest.fixture
 def tapes(steps, monkeypatch):
     """Sampling takes the steps, recorded by a tape."""
     made = []
@@ -65,15 +42,6 @@ def tapes(steps, monkeypatch):
 
     monkeypatch.setattr(recording, "capture", capture)
     return made
-
-
-def both(make, text, prompts, monkeypatch, **how):
-    """The same answers by steps and without."""
-    rows = range(len(prompts))
-    ours = answer(make(), text, prompts, rows, **how)
-    with monkeypatch.context() as patch:
-        patch.setattr(graphs, "wanted", lambda policy, tokens: False)
-        return ours, answer(make(), text, prompts, rows, **how)
 
 
 @pytest.mark.parametrize("prompts", [PADDED, EVEN, SHARED], ids=["padded", "even", "shared"])

@@ -34,9 +34,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.room, self.used = room, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take the memory; fp32 on a CPU, where attention from one position is computed in fp32."""
-        self.device = key_states.device
-        self.dtype = torch.float32 if self.device.type == "cpu" else key_states.dtype
+        """Take the memory."""
+        self.device, self.dtype = key_states.device, held_dtype(key_states)
         self.held = [
             states.new_empty(*states.shape[:2], self.room, states.shape[3], dtype=self.dtype)
             for states in (key_states, value_states)
@@ -104,6 +103,18 @@ class FixedLayer(DynamicLayer):  # type: ignore[misc]
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length of the keys, and the position of the first."""
         return self.keys.shape[2], 0
+
+
+def held_dtype(states: Tensor) -> torch.dtype:
+    """Return the dtype that attention from one position will compute in.
+
+    fp32 on a CPU (attention.py). Elsewhere that of the states, or what autocast would cast them to
+    at every step: keys that were rotated are fp32 again.
+    """
+    kind = states.device.type
+    if kind == "cpu":
+        return torch.float32
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 def written(held: Tensor, dim: int, place: Tensor, values: Tensor) -> None:
