@@ -9,7 +9,7 @@ the least of several turns; generate() and we take turns.
 
 On a GPU two of 125 million and 1.3 billion parameters (64 + 64 tokens, V = 50257, batch 64 and 32):
 answers without end by recorded steps and kernel by kernel, the seconds of the first call, which
-records, and the least of two later ones.
+records, and the least of two later ones; how far each is from fp32 (tests/models/judged.py).
 """
 
 import argparse
@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import torch
 import transformers
 
+from tests.models.judged import judge
 from toolkit.models.compute import prepare_products, token_precision
 from toolkit.models.heads import Policy
 from toolkit.rollout import Answers, sample_answers
@@ -95,7 +96,7 @@ def profile(run: Callable[[], object]) -> None:
 
 
 def measure_on_gpu(name: str, model: transformers.PreTrainedModel, precision: str) -> None:
-    """Print tokens/s with and without recorded steps, and whether the tokens are the same."""
+    """Print tokens/s and accuracy with and without recorded steps, and which answers are alike."""
     _, vocab, batch, prompt, response = LARGE[name]
     prompts = torch.randint(0, vocab, (batch, prompt)).tolist()
     never = SimpleNamespace(eos_id=-2, pad_id=vocab)
@@ -111,13 +112,17 @@ def measure_on_gpu(name: str, model: transformers.PreTrainedModel, precision: st
 
         torch.cuda.reset_peak_memory_stats()
         first, *times = (wall(run) for _ in range(3))
-        found.append(run().ids)
+        answers = run()
+        found.append(answers.ids)
+        draws = (Stream(1).seed64("answer"), range(batch), Sampling())
+        judged = judge(policy, never, prompts, answers, draws)
         tokens = sum(map(len, found[-1]))
         recorded = [list(steps.recorded) for steps in getattr(policy.steps, "kept", [])]
         print(
             f"{name} {precision}, graphs {graphs}: first {first:.2f} s, then "
             f"{1e3 * min(times):.1f} ms, {tokens / min(times):.0f} tokens/s, peak "
-            f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB, recorded sizes {recorded}",
+            f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB, recorded sizes {recorded}; "
+            f"log-probs {judged.logprobs:.2g} nats from fp32, {judged.moved:.1%} of draws moved",
             flush=True,
         )
     same = [a == b for a, b in zip(*found, strict=True)]
