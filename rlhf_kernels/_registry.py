@@ -71,13 +71,18 @@ def define_composite(schema: str, run: Callable[..., Any], fake: Outputs) -> Cal
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    op = _find_op(name)
+    if op._schema.is_mutable:
+        run, fake = _bump_versions(op, run), _bump_versions(op, fake)
     for device in ("CPU", "CUDA"):
         LIBRARY.impl(name, run, device)
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=LIBRARY)
-    op: Any = getattr(getattr(torch.ops, NAMESPACE), name).default
-    if op._schema.is_mutable:
-        _bump_versions(name, op)
     return cast("Callable[..., Any]", op)
+
+
+def _find_op(name: str) -> Any:
+    """Return the operator of that name, without the packet of overloads around it."""
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
 
 
 def _new_workspace(name: str, first: Tensor, items: int) -> Tensor | None:
@@ -86,37 +91,74 @@ def _new_workspace(name: str, first: Tensor, items: int) -> Tensor | None:
     return torch.empty(size, dtype=torch.float64, device=first.device) if size else None
 
 
-def _bump_versions(name: str, op: Any) -> None:
-    """Make a mutable op bump its arguments' version counters, which raw writes do not."""
+def _bump_versions(op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the body of a mutable op bump its arguments' versions, which raw writes do not."""
     written = [
         index
         for index, argument in enumerate(op._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
 
-    def bump(keyset: Any, *args: Any) -> Any:
+    def body(*args: Any) -> Any:
         for index in written:
-            torch.autograd.graph.increment_version(args[index])
-        with torch._C._AutoDispatchBelowADInplaceOrView():
-            return op.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args)
+            if not args[index].is_inference():  # those have no version
+                torch.autograd.graph.increment_version(args[index])
+        return function(*args)
 
-    LIBRARY.impl(name, bump, "ADInplaceOrView", with_keyset=True)
+    return body
 
 
 def define_gradient(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Register the gradient of an op: `setup(ctx, inputs, output)`, `backward(ctx, *grads)`."""
-    torch.library.register_autograd(
-        f"{NAMESPACE}::{name}", backward, setup_context=setup, lib=LIBRARY
-    )
+    """Register the gradient of an op.
+
+    `torch.library.register_autograd` does the same, but walks over the schema in every call, and
+    makes zeros for every result that has no gradient.
+
+    Args:
+        name: the op's.
+        setup: `setup(ctx, inputs, output)` saves what the gradient needs.
+        backward: `backward(ctx, *grads)` returns the gradients of the first inputs, as a tuple;
+            the other inputs have none. A result that nothing depends on comes as None; it is not
+            called where all are.
+    """
+    op = _find_op(name)
+
+    def redispatch(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        *inputs, keyset = args
+        output = redispatch(keyset, *inputs)
+        ctx.set_materialize_grads(False)
+        setup(ctx, inputs, output)
+        return output
+
+    def spread(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        known = () if all(grad is None for grad in grads) else backward(ctx, *grads)
+        return (*known, *[None] * (len(ctx.needs_input_grad) - len(known)))
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(spread)}
+    function: Any = type(f"{NAMESPACE}_{name}", (torch.autograd.Function,), methods)
+
+    def run(keyset: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return function.apply(*args, keyset)
+        return redispatch(keyset, *args)
+
+    LIBRARY.impl(name, run, "Autograd", with_keyset=True)
 
 
 def forbid_gradient(name: str) -> None:
     """Make differentiating through an op an error that says so, instead of a silent zero."""
 
-    def backward(ctx: Any, *grads: Tensor) -> None:
+    def save_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+        return None
+
+    def backward(ctx: Any, *grads: Tensor | None) -> None:
         raise RuntimeError(f"rlhf_kernels::{name} has no derivative (it is a gradient itself)")
 
-    torch.library.register_autograd(f"{NAMESPACE}::{name}", backward, lib=LIBRARY)
+    define_gradient(name, save_nothing, backward)
 
 
 def result_dtype(tensor: Tensor) -> torch.dtype:
@@ -126,7 +168,7 @@ def result_dtype(tensor: Tensor) -> torch.dtype:
 
 def new_result(like: Tensor, *shape: int) -> Tensor:
     """Allocate a dense result of `shape` in the result dtype, on the device of `like`."""
-    return torch.empty(shape, dtype=result_dtype(like), device=like.device)
+    return like.new_empty(shape, dtype=result_dtype(like))
 
 
 def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -136,10 +178,13 @@ def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
     """
     wide = any(tensor.dtype == torch.float64 for tensor in tensors)
     dtype = torch.float64 if wide else torch.float32
-    return tuple(
-        (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-        for tensor in tensors
-    )
+    return tuple(_convert(tensor, dtype) for tensor in tensors)
+
+
+def _convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.dtype != dtype and tensor.is_floating_point():
+        tensor = tensor.to(dtype)
+    return tensor.contiguous()
 
 
 def optional_denominator(denominator: float | Tensor | None, mask: Tensor) -> Tensor | None:
@@ -155,21 +200,18 @@ _loss_gradient = define_op(
 forbid_gradient("loss_gradient")
 
 
-def scale_gradient(
-    ctx: Any, grad_loss: Tensor, *unused: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def scale_gradient(ctx: Any, grad_loss: Tensor, *unused: Tensor | None) -> tuple[Tensor]:
     """Return the gradient of a loss whose forward saved `(token_grad, scale)`.
 
-    The first input is the only differentiable one; `ctx.inputs` is the number of inputs.
+    The first input is the only differentiable one.
     """
     token_grad, scale = ctx.saved_tensors
-    return (_loss_gradient(token_grad, grad_loss, scale), *[None] * (ctx.inputs - 1))
+    return (_loss_gradient(token_grad, grad_loss, scale),)
 
 
 def save_loss_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save for `scale_gradient` from an op that returns `(loss, stats, token_grad, scale)`."""
     _, stats, token_grad, scale = output
-    ctx.inputs = len(inputs)
     ctx.mark_non_differentiable(stats, token_grad, scale)
     ctx.save_for_backward(token_grad, scale)
 

@@ -7,6 +7,7 @@ that [N, V] never exists. Rows that do not count are left out before the product
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,14 +73,29 @@ class Chunks:
         for start in range(0, max(self.count, 1), self.rows):
             yield slice(start, min(start + self.rows, self.count))
 
+    @property
+    def single(self) -> bool:
+        """Say whether there is one chunk only."""
+        return self.count <= self.rows
+
+    @property
+    def whole(self) -> bool:
+        """Say whether the first chunk holds every row of the call."""
+        return self.single and self.index is None
+
+    def cut(self, values: Tensor, part: slice) -> Tensor:
+        """Return a chunk of packed rows."""
+        return values if self.single else values[part]
+
     def pack(self, values: Tensor | None) -> Tensor | None:
         """Return the rows of [N, ...] that take part."""
         return values if values is None or self.index is None else values[self.index]
 
     def hidden(self, hidden: Tensor, part: slice, head: Head) -> Tensor:
         """Return the hidden states of one chunk in the dtype of the products."""
-        rows = hidden[part] if self.index is None else hidden.index_select(0, self.index[part])
-        return rows.to(head.weight.dtype)
+        if self.index is None:
+            return self.cut(hidden, part).to(head.weight.dtype)
+        return hidden.index_select(0, self.index[part]).to(head.weight.dtype)
 
     def write(self, target: Tensor, part: slice, values: Tensor) -> None:
         """Write the results of one chunk to their rows of `target` [N, ...]."""
@@ -164,7 +180,10 @@ def isolated(run: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap an operator's body: no autograd, and no autocast beyond what its arguments say."""
 
     def body(hidden: Tensor, *rest: Any) -> Any:
-        with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        device = hidden.device.type
+        active = torch.is_autocast_enabled(device)
+        plain = torch.autocast(device, enabled=False) if active else nullcontext()
+        with torch.no_grad(), plain:
             return run(hidden, *rest)
 
     return body

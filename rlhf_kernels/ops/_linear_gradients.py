@@ -31,10 +31,9 @@ class Gradients:
         self._inputs = (hidden, weight, bias)
         self._chunks = chunks
         self._head = head
-        whole = chunks.index is None
-        make = torch.empty_like if whole else torch.zeros_like
-        self.hidden = make(hidden, memory_format=torch.contiguous_format) if wants[0] else None
-        one = chunks.count <= chunks.rows and is_one_product(weight, head)
+        self._wants_hidden = wants[0]
+        self.hidden = new_hidden(hidden, chunks) if wants[0] and not chunks.whole else None
+        one = chunks.single and is_one_product(weight, head)
         self._given = weight_grad
         self.weight = weight_grad
         if wants[1]:
@@ -51,8 +50,13 @@ class Gradients:
         if self.bias is not None:
             summed = dlogits.sum(0, dtype=self.bias.dtype)
             self.bias.copy_(summed) if first else self.bias.add_(summed)
-        if self.hidden is not None and len(rows):
-            product = _matmul.multiply_hidden(dlogits, self._head.weight)
+        if self._wants_hidden:
+            self._add_hidden(_matmul.multiply_hidden(dlogits, self._head.weight), part)
+
+    def _add_hidden(self, product: Tensor, part: slice) -> None:
+        if self.hidden is None:
+            self.hidden = product
+        else:
             self._chunks.write(self.hidden, part, product)
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,6 +70,12 @@ class Gradients:
             )
             results.append(result)
         return results[0], results[1], results[2]
+
+
+def new_hidden(hidden: Tensor, chunks: Chunks) -> Tensor:
+    """Allocate the gradient that chunks are written to; rows that take no part have 0."""
+    make = torch.empty_like if chunks.index is None else torch.zeros_like
+    return make(hidden, memory_format=torch.contiguous_format)
 
 
 def is_one_product(weight: Tensor, head: Head) -> bool:

@@ -35,8 +35,7 @@ class Batch(NamedTuple):
 
     def map(self, function: Any) -> Batch:
         """Return the batch with a function applied to each tensor there is."""
-        results: list[Any] = [None if x is None else function(x) for x in self]
-        return Batch(*results)
+        return Batch._make(None if x is None else function(x) for x in self)
 
     def counted(self) -> Tensor:
         """Return bool [N]: which rows count at all."""
@@ -58,7 +57,7 @@ def _run(
     ref_bias: Tensor | None,
     *rest: Any,
 ) -> tuple[Tensor, ...]:
-    batch, denominators = Batch(*rest[:8]), rest[8:10]
+    batch = Batch(*rest[:8])
     scalars: Scalars = rest[10:16]
     softcap, chunk_bytes, autocast, packed, wants, op, weight_grad = (*rest[16:], None)[:7]
     differentiated = any(wants) or weight_grad is not None
@@ -77,6 +76,7 @@ def _run(
     )
     kept = batch.map(chunks.pack)
     checks.check_targets(op, kept.targets, len(weight), kept.counted(), chunks.index)
+    denominators = _count_rows(chunks, kept, *rest[8:10])
     gradients = _linear_gradients.Gradients(hidden, weight, bias, wants, chunks, head, weight_grad)
     with checks.headed(op):
         parts = _run_chunks(hidden, head, reference, chunks, kept, denominators, scalars, gradients)
@@ -87,21 +87,30 @@ def _run(
     return loss.to(dtype), values.to(dtype), *grads
 
 
+def _count_rows(
+    chunks: _linear.Chunks, batch: Batch, denominator: Tensor | None, ptx_denominator: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Count the rows of both masks where no number is given; a single chunk counts its own."""
+    if chunks.single:
+        return denominator, ptx_denominator
+    if batch.ptx_mask is not None:
+        ptx_denominator = registry.make_denominator(ptx_denominator, batch.ptx_mask)
+    return registry.make_denominator(denominator, batch.mask), ptx_denominator
+
+
 def _run_chunks(
     hidden: Tensor,
     head: _linear.Head,
     reference: _linear.Head | None,
     chunks: _linear.Chunks,
     batch: Batch,
-    denominators: tuple[Tensor, Tensor],
+    denominators: tuple[Tensor | None, Tensor | None],
     scalars: Scalars,
     gradients: _linear_gradients.Gradients,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the losses and the statistics of the chunks; add up the gradients on the way."""
     wants = gradients.wanted
-    objective = torch.ops.rlhf_kernels.ppo_loss_from_logits
-    if wants:
-        objective = torch.ops.rlhf_kernels.ppo_loss_from_logits_
+    objective = _objective_inplace if wants else _objective
     (space,) = chunks.new_workspaces(head, 1)
     (cap_space,) = chunks.new_workspaces(head, 1) if head.softcap and wants else (None,)
     (ref_space,) = chunks.new_workspaces(reference, 1) if reference else (None,)
@@ -111,7 +120,7 @@ def _run_chunks(
         rows = chunks.hidden(hidden, part, head)
         bounded = None if cap_space is None else cap_space[:n]
         head.write_logits(rows, space[:n], bounded)
-        here = batch.map(lambda x, part=part: x[part])
+        here = batch.map(lambda x, part=part: chunks.cut(x, part))
         ref_logits = None
         if reference is not None and ref_space is not None and here.ref_hidden is not None:
             ref_logits = ref_space[:n]
@@ -132,11 +141,14 @@ def _run_chunks(
     return losses, stats
 
 
+_objective = torch.ops.rlhf_kernels.ppo_loss_from_logits.default
+_objective_inplace = torch.ops.rlhf_kernels.ppo_loss_from_logits_.default
+
 _ARGUMENTS = (
     "Tensor hidden, Tensor weight, Tensor? bias, Tensor? ref_weight,"
     " Tensor? ref_bias, Tensor targets, Tensor old_logprobs, Tensor advantages, Tensor mask,"
     " Tensor? ref_logprobs, Tensor? ref_hidden, Tensor? ptx_mask, Tensor? temperatures,"
-    " Tensor denominator, Tensor? ptx_denominator, float temperature, float cliprange,"
+    " Tensor? denominator, Tensor? ptx_denominator, float temperature, float cliprange,"
     " float entropy_coef, float kl_coef, float ptx_coef, str kl_estimator, float softcap,"
     " SymInt? chunk_bytes, ScalarType? compute, bool packed, bool[] wants, str op"
 )
@@ -175,12 +187,15 @@ class _Loss(torch.autograd.Function):
         ctx.wants, ctx.finished = wants, weight_grad is not None
         ctx.nothing = [None] * len(rest)
         ctx.mark_non_differentiable(values)
+        ctx.set_materialize_grads(False)
         return loss, values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, unused: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, unused: None) -> tuple[Tensor | None, ...]:
         """Scale in place, without a second [V, D]; that makes a second backward an error."""
+        if upstream is None:
+            return (None,) * len(ctx.needs_input_grad)
         scale = _linear.refuse_scale if ctx.finished else _linear.scale_inplace
         grads = []
         for grad, want in zip(ctx.saved_tensors, ctx.wants, strict=True):
@@ -188,19 +203,6 @@ class _Loss(torch.autograd.Function):
                 scale(grad, upstream)
             grads.append(grad.detach() if want else None)
         return (None, None, None, *grads, *ctx.nothing)
-
-
-def _make_denominators(
-    denominator: float | Tensor | None,
-    mask: Tensor,
-    ptx_denominator: float | Tensor | None,
-    ptx_mask: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """Count the rows of both masks before the first chunk, where no number is given."""
-    total = registry.make_denominator(denominator, mask)
-    if ptx_mask is None:
-        return total, None
-    return total, registry.make_denominator(ptx_denominator, ptx_mask)
 
 
 class Options(NamedTuple):
@@ -251,13 +253,13 @@ def compute(
     per_row, common, cap = _linear.split_scale(
         op, options.temperature, options.logit_scale, options.softcap
     )
+    ptx_denominator = None if batch.ptx_mask is None else options.ptx_denominator
     arguments = (
         *head,
         *map(_rows.detached, reference),
         *batch._replace(temperatures=per_row).map(_rows.detached),
-        *_make_denominators(
-            options.denominator, batch.mask, options.ptx_denominator, batch.ptx_mask
-        ),
+        registry.optional_denominator(options.denominator, batch.mask),
+        registry.optional_denominator(ptx_denominator, batch.mask),
         *(common, options.cliprange, options.entropy_coef, options.kl_coef, options.ptx_coef),
         *(options.kl_estimator, cap, options.chunk_bytes, autocast, options.packed),
     )

@@ -17,14 +17,14 @@ def merge_chunks(
     stats: list[Tensor],
     chunks: Chunks,
     mask: Tensor,
-    denominator: Tensor,
+    denominator: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Join the chunks' results into those of one call, in float64.
 
     Means have one denominator and add up. The squared deviations of the ratios, each around its
     own chunk's mean, add up with count * (chunk's mean - mean)^2 (Chan et al. 1979).
     """
-    if len(losses) == 1:
+    if denominator is None or len(losses) == 1:  # one chunk needs no common denominator
         return losses[0], stats[0]
     table = torch.stack(stats).double()
     counts = torch.stack([mask[part].sum() for part in chunks]).double()

@@ -19,6 +19,19 @@ def new_gradient(logits: Tensor) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
+def fill_gradients(grads: tuple[Tensor | None, ...]) -> list[Tensor]:
+    """Return the gradients of several results [N], dense; those that are None share zeros."""
+    nothing = None
+    filled = []
+    for grad in grads:
+        if grad is None:
+            if nothing is None:
+                nothing = torch.zeros_like(next(x for x in grads if x is not None))
+            grad = nothing
+        filled.append(grad.contiguous())
+    return filled
+
+
 def split_temperature(temperature: float | Tensor) -> tuple[Tensor | None, float]:
     """Return (per-row temperatures or None, the common temperature)."""
     if isinstance(temperature, Tensor):

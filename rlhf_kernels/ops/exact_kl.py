@@ -37,9 +37,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.mark_non_differentiable(output[1])
 
 
-def _gradient(ctx: Any, grad_kl: Tensor, unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad = _backward(grad_kl.contiguous(), *ctx.saved_tensors)
-    return grad, None, None, None, None
+def _gradient(ctx: Any, grad_kl: Tensor, unused: None) -> tuple[Tensor]:
+    return (_backward(grad_kl.contiguous(), *ctx.saved_tensors),)
 
 
 registry.define_gradient("exact_kl", _setup, _gradient)

@@ -59,10 +59,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.mark_non_differentiable(output[3])
 
 
-def _gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    logits, targets, rows = ctx.saved_tensors
-    upstream = (grad.contiguous() for grad in grads[:3])
-    return _backward(*upstream, logits, targets, rows), None, None, None, None
+def _gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor]:
+    return (_backward(*_rows.fill_gradients(grads[:3]), *ctx.saved_tensors),)
 
 
 registry.define_gradient("gather_logprobs", _setup, _gradient)

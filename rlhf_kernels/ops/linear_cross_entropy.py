@@ -62,7 +62,7 @@ def linear_cross_entropy(
     Source: InstructGPT section 3.5 (SFT), and the last term of its equation 2.
     """
     checks.check_head(OP, hidden, weight, bias, compute_dtype(hidden))
-    nothing = registry.new_result(hidden, len(hidden)).zero_()
+    nothing = registry.new_result(hidden, len(hidden))  # never read: no row is the policy's
     none = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
     counted = torch.ones_like(none) if mask is None else mask
     checks.check_rows(OP, len(hidden), mask=counted)

@@ -15,6 +15,8 @@ from rlhf_kernels.ops.gather_logprobs import LogProbs
 registry.declare("linear_logprobs", "composite")
 
 OP = "linear_logprobs"
+_gather = torch.ops.rlhf_kernels.gather_logprobs.default
+_gather_backward = torch.ops.rlhf_kernels.gather_logprobs_backward_.default
 _HEAD = "Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? mask"
 _OPTIONS = "float softcap, SymInt? chunk_bytes, ScalarType? compute"
 
@@ -44,20 +46,30 @@ def _run(
     assert packed is not None
     checks.check_targets(OP, packed, len(weight), None, chunks.index)
     rows = chunks.pack(temperatures)
-    results = _outputs(hidden)
-    if chunks.index is not None:
-        for result in results:
-            result.zero_()
+    results = () if chunks.whole else _start_results(hidden, chunks)
     (space,) = chunks.new_workspaces(head, 1)
     for part in chunks:
         logits = space[: part.stop - part.start]
         head.write_logits(chunks.hidden(hidden, part, head), logits)
+        targets_here = chunks.cut(packed, part)
+        temperatures_here = None if rows is None else chunks.cut(rows, part)
         with checks.headed(OP):
-            values = torch.ops.rlhf_kernels.gather_logprobs(
-                logits, packed[part], None, None if rows is None else rows[part], temperature
+            values: tuple[Tensor, ...] = _gather(
+                logits, targets_here, None, temperatures_here, temperature
             )
+        if chunks.whole:
+            return values
         for result, value in zip(results, values, strict=True):
             chunks.write(result, part, value)
+    return results
+
+
+def _start_results(hidden: Tensor, chunks: _linear.Chunks) -> tuple[Tensor, ...]:
+    """Allocate results that chunks are written to; rows that take no part are 0."""
+    results = _outputs(hidden)
+    if chunks.index is not None:
+        for result in results:
+            result.zero_()
     return results
 
 
@@ -92,9 +104,8 @@ def _run_backward(
         assert logits is not None
         inputs = chunks.hidden(hidden, part, head)
         head.write_logits(inputs, logits, bounded)
-        torch.ops.rlhf_kernels.gather_logprobs_backward_(
-            *(x[part] for x in upstream if x is not None), logits, packed[part], saved[part]
-        )
+        upstream_here = (chunks.cut(x, part) for x in upstream if x is not None)
+        _gather_backward(*upstream_here, logits, chunks.cut(packed, part), chunks.cut(saved, part))
         head.undo_softcap(logits, bounded)
         gradients.add(logits, inputs, part)
     del spaces, logits, bounded
@@ -124,17 +135,15 @@ _backward = registry.define_composite(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:5], output[3])
     ctx.options = inputs[5:8]
-    ctx.inputs = len(inputs)
     ctx.mark_non_differentiable(output[3])
 
 
-def _gradient(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     *head, rows = ctx.saved_tensors
     wants = list(ctx.needs_input_grad[:3])
-    upstream = (grad.contiguous() for grad in grads[:3])
+    upstream = _rows.fill_gradients(grads[:3])
     results = _backward(*head, *ctx.options, rows, *upstream, wants)
-    kept = [result if want else None for result, want in zip(results, wants, strict=True)]
-    return (*kept, *[None] * (ctx.inputs - 3))
+    return tuple(result if want else None for result, want in zip(results, wants, strict=True))
 
 
 registry.define_gradient("linear_logprobs", _setup, _gradient)

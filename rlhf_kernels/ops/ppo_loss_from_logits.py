@@ -75,13 +75,11 @@ _scale_inplace = registry.define_op(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(inputs[0], inputs[_REF_LOGITS], inputs[1], output[2])
-    ctx.inputs = len(inputs)
     ctx.mark_non_differentiable(output[1], output[2])
 
 
-def _gradient(ctx: Any, upstream: Tensor, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad = _backward(*ctx.saved_tensors, upstream)
-    return (grad, *[None] * (ctx.inputs - 1))
+def _gradient(ctx: Any, upstream: Tensor, *unused: Tensor | None) -> tuple[Tensor]:
+    return (_backward(*ctx.saved_tensors, upstream),)
 
 
 registry.define_gradient("ppo_loss_from_logits", _setup, _gradient)
@@ -96,17 +94,20 @@ class _InPlace(torch.autograd.Function):
         """Compute the loss; `logits` holds its gradient afterwards."""
         loss, stats, rows = _forward_inplace(logits, *rest)
         ctx.save_for_backward(logits, rows)
-        ctx.inputs = 1 + len(rest)
         ctx.mark_non_differentiable(stats)
+        ctx.set_materialize_grads(False)
         return loss, stats
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, upstream: Tensor, unused: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor | None, unused: None) -> tuple[Tensor | None, ...]:
         """Scale the gradient where it lies; that makes a second backward an error."""
         grad, rows = ctx.saved_tensors
+        others = [None] * (len(ctx.needs_input_grad) - 1)
+        if upstream is None:
+            return (None, *others)
         _scale_inplace(grad, rows, upstream)
-        return (grad.detach(), *[None] * (ctx.inputs - 1))
+        return (grad.detach(), *others)
 
 
 def ppo_loss_from_logits(

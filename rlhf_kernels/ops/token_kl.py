@@ -40,7 +40,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradient(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
     logprobs, ref_logprobs = ctx.saved_tensors
     grad = _backward(grad_out.contiguous(), logprobs, ref_logprobs, ctx.estimator)
-    return grad, (-grad if ctx.needs_input_grad[1] else None), None
+    return grad, (-grad if ctx.needs_input_grad[1] else None)
 
 
 registry.define_gradient("token_kl", _setup, _gradient)
