@@ -3,11 +3,16 @@
 n rows, D hidden, V vocabulary. torch multiplies float32 matrices with MKL, which keeps to AVX2 on
 CPUs that Intel did not make; oneDNN, which torch contains too, uses their AVX-512: 2.2 times the
 speed on a Zen 5 core. In 16 bits torch itself calls oneDNN.
+
+On a GPU a vocabulary that is no multiple of 8, as the 50257 of GPT-2, keeps cuBLAS from its fast
+kernels, however far apart the rows lie (docs/GPU.md). Each product is then two: over the largest
+multiple, and over the few entries left.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +20,8 @@ from torch import Tensor
 
 #: Vocabulary entries per call where a product has to pass through memory of its own.
 SLAB = 2048
+#: Device -> vocabulary entries that a product takes a multiple of, as long as there are so many.
+MULTIPLE = {"cuda": 8}
 
 
 def multiply_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -24,16 +31,23 @@ def multiply_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Te
             part = slice(start, start + SLAB)
             part_bias = None if bias is None else bias[part]
             out[:, part].copy_(_onednn(hidden, weight[part], part_bias))
-    elif bias is None:
-        torch.mm(hidden, weight.T, out=out)
-    else:
-        torch.addmm(bias, hidden, weight.T, out=out)
+        return
+    for part in _parts(weight):
+        if bias is None:
+            torch.mm(hidden, weight[part].T, out=out[:, part])
+        else:
+            torch.addmm(bias[part], hidden, weight[part].T, out=out[:, part])
 
 
 def multiply_hidden(dlogits: Tensor, weight: Tensor) -> Tensor:
     """Return dlogits [n, V] times weight [V, D], the gradient of the hidden states."""
     if not _use_onednn(dlogits):
-        return torch.mm(dlogits, weight)
+        most, *few = _parts(weight)
+        if not few:
+            return torch.mm(dlogits, weight)
+        # The few come first: what 16 bits round off them is little beside the whole.
+        small = torch.mm(dlogits[:, few[0]], weight[few[0]])
+        return small.addmm_(dlogits[:, most], weight[most])
     total = dlogits.new_zeros(len(dlogits), weight.shape[1])
     for start in range(0, len(weight), SLAB):  # a slab: oneDNN copies a left side with gaps
         part = slice(start, start + SLAB)
@@ -45,13 +59,30 @@ def add_weight_gradient(dlogits: Tensor, hidden: Tensor, total: Tensor, first: b
     """Add dlogits [n, V] transposed times hidden [n, D] to `total` [V, D]; `first` overwrites."""
     if _use_onednn(dlogits) or (total.dtype != dlogits.dtype and not total.is_cuda):
         _add_in_slabs(dlogits, hidden, total, first)
-    elif total.dtype != dlogits.dtype:
+        return
+    for part in _parts(total):
+        _add_product(dlogits[:, part].T, hidden, total[part], first)
+
+
+def _add_product(left: Tensor, hidden: Tensor, total: Tensor, first: bool) -> None:
+    """Add left [m, n] times hidden [n, D] to `total` [m, D]; `first` overwrites."""
+    if total.dtype != left.dtype:
         beta = 0.0 if first else 1.0
-        torch.addmm(total, dlogits.T, hidden, out_dtype=total.dtype, beta=beta, out=total)
+        torch.addmm(total, left, hidden, out_dtype=total.dtype, beta=beta, out=total)
     elif first:
-        torch.mm(dlogits.T, hidden, out=total)
+        torch.mm(left, hidden, out=total)
     else:
-        torch.addmm(total, dlogits.T, hidden, out=total)
+        torch.addmm(total, left, hidden, out=total)
+
+
+def _parts(weight: Tensor) -> Iterator[slice]:
+    """Yield the vocabulary entries of each product; nearly all of them first."""
+    count = len(weight)
+    multiple = MULTIPLE.get(weight.device.type, 1)
+    most = count // multiple * multiple or count
+    yield slice(0, most)
+    if most < count:
+        yield slice(most, count)
 
 
 def _add_in_slabs(dlogits: Tensor, hidden: Tensor, total: Tensor, first: bool) -> None:
