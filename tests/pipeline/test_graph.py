@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from tests.pipeline.fakes import STAGES, load
+from tests.stub_model import make_stub_model
 from toolkit.pipeline.graph import build_graph, select
 from toolkit.pipeline.identity import flatten
 from toolkit.spec.schema import LEARNERS, Data, DataFile, Ppo, Spec
@@ -74,8 +75,7 @@ def test_a_learner_from_rankings_reads_labels_and_a_reward_model_only_judges(tmp
 
 
 def test_a_finished_reward_model_still_lets_dpo_collect_rankings(tmp_path):
-    (tmp_path / "rm").mkdir()
-    (tmp_path / "rm" / "config.json").write_text("{}")
+    make_stub_model(tmp_path / "rm")
     trained = f"models.reward_trained={{path: {tmp_path / 'rm'}}}"
     spec = load(tmp_path, ["ppo=null", "dpo={}", "reward.gate=null", trained]).spec
     kinds = [n.kind for n in build_graph(spec)]
