@@ -189,6 +189,31 @@ def test_a_missing_package_is_named_with_its_fix(
     assert "run: pip install zstandard" in capsys.readouterr().err
 
 
+def test_an_unforeseen_error_is_a_traceback_and_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise KeyError("nope")
+
+    monkeypatch.setattr("toolkit.__main__.dispatch", fail)
+    assert main(["check", "spec.yaml"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("check stopped by an unforeseen KeyError: 'nope'; this is a fault")
+
+
+def test_what_the_system_refuses_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+    Path("spec.yaml").unlink()
+    Path("spec.yaml").mkdir()
+    assert main(["check", "spec.yaml"]) == 2
+    assert "is a folder; expected a YAML file" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toolkit.__main__.dispatch", lambda argv: Path("folder").read_text())
+        assert main(["report", "runs/a"]) == 1
+    assert capsys.readouterr().err == "folder: is a folder where a file was expected; name a file\n"
+
+
 def test_doctor_names_a_fix_for_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

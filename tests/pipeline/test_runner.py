@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 import toolkit.stages
 from tests.pipeline.fakes import Stages, kill, load
-from toolkit.pipeline import runner
-runner.NOTE_EVERY = 0.0
+from toolkit.pipeline import attempt, runner
+attempt.NOTE_EVERY = 0.0
 folder, stage, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 fake = Stages()
 fake.at[(stage, step)] = kill

@@ -72,6 +72,8 @@ def _scan(spec: Spec) -> Scan:
         found.problems += _too_few_labelers(spec, prepared.records)
     except (DataError, SpecError) as error:
         found.problems += error.problems
+    except Exception as error:
+        found.problems.append(_raised_by_a_task(spec, error))
     if task is None:
         try:
             documents, counts = load_documents(spec)
@@ -80,6 +82,16 @@ def _scan(spec: Spec) -> Scan:
         except DataError as error:
             found.problems += error.problems
     return found
+
+
+def _raised_by_a_task(spec: Spec, error: Exception) -> Problem:
+    """Return the problem that your own task has; an error of anybody else is raised again."""
+    from toolkit.data.oracle import raised
+
+    if spec.data.task is None or spec.data.task.fn is None:
+        raise error
+    message = f"{raised(spec.data.task.fn, error)}; mend it"
+    return Problem("spec", 0, 0, "data.task.fn", message)
 
 
 def _too_few_labelers(spec: Spec, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
