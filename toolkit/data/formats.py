@@ -3,7 +3,8 @@
     demonstrations   {"prompt", "response"}, or {"messages": [{role, content}...]} that end with
                      the assistant
     prompts          {"prompt"}, or {"messages"} that end with the user
-    rankings         {"prompt", "responses", "ranks"}: 1 is best, equal numbers tie
+    rankings         {"prompt", "responses", "ranks"}: 1 is best, equal numbers tie, and only their
+                     order counts: ranks may have gaps
                      {"prompt", "chosen", "rejected"}: a pair
                      {"chosen", "rejected"}: dialogues that share a prefix up to "Assistant:"
     pretrain         .txt, .txt.zst: documents parted by <|endoftext|>; or records with "text"

@@ -16,7 +16,7 @@ from typing import Any
 from toolkit.spec.errors import DataError, Problem, SpecError
 from toolkit.spec.schema import Spec
 
-VERSION = 3
+VERSION = 4
 """Part of every cached answer's name; raised when the rules change."""
 
 
