@@ -6,6 +6,7 @@ A folder that was copied or downloaded in part is found by `check`, not in the m
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +61,36 @@ def _file_fault(path: Path) -> str | None:
 def whole_size(path: Path) -> int | None:
     """Return the bytes that a safetensors file must have by its own head; None where it has none.
 
-    8 bytes: n, little-endian | n bytes: JSON, tensor -> data_offsets | tensors
+    8 bytes: n, little-endian | n bytes: JSON, tensor -> data_offsets, shape | tensors
     """
+    found = _read_head(path)
+    if found is None:
+        return None
+    length, tensors = found
+    return 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors), default=0)
+
+
+def parameters(folder: Path) -> int | None:
+    """Return how many numbers a model's safetensors files hold; None where that is not known."""
+    files = weight_files(folder)
+    heads = [_read_head(path) for path in files if path.suffix == ".safetensors" and path.is_file()]
+    if not files or len(heads) < len(files) or None in heads:
+        return None
+    return sum(int(math.prod(entry["shape"])) for head in heads if head for entry in head[1])
+
+
+def _read_head(path: Path) -> tuple[int, list[Any]] | None:
+    """Return the length of a safetensors file's head, and what it says of each tensor."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(min(length, path.stat().st_size))
     try:
         head = json.loads(text)
-        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
-        return 8 + length + max(ends, default=0)
+        tensors = [entry for name, entry in head.items() if name != "__metadata__"]
+        sound = all(len(entry["data_offsets"]) == 2 and "shape" in entry for entry in tensors)
     except (ValueError, TypeError, AttributeError, LookupError):
         return None
+    return (length, tensors) if sound else None
 
 
 def _read_json(path: Path) -> Any:
