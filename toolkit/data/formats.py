@@ -29,6 +29,7 @@ from toolkit.data.records import (
     RANKING_FIELDS,
     Document,
     Record,
+    parse_collected_ranking,
     parse_demonstration,
     parse_document,
     parse_prompt,
@@ -86,6 +87,11 @@ def read_prompts(file: FileSettings) -> Read[Record]:
 def read_rankings(file: FileSettings) -> Read[Record]:
     """Read prompts with K ranked answers, or pairs."""
     return _read(file, "rankings", RANKING_FIELDS, parse_ranking)
+
+
+def read_collected_rankings(file: FileSettings) -> Read[Record]:
+    """Read rankings of answers that a model gave, which may be empty."""
+    return _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
 
 
 def read_documents(file: FileSettings) -> Read[Document]:

@@ -207,6 +207,7 @@ def _files(spec: Spec, kind: str) -> Iterable[str]:
         yield from [spec.text.tokenizer] if spec.text.tokenizer else base
     elif kind == "label":
         yield from _folder(spec.label.model)
+        yield from [spec.label.file] if spec.label.file else []
     elif kind != "select":
         yield from base
     if kind == "collect" and spec.collect is not None:

@@ -31,6 +31,8 @@ def _data(spec: Spec) -> Iterator[Finding]:
             message = _missing(source.path)
             if message:
                 yield f"data.{name}.path", message
+    if spec.label.file and (message := _missing(spec.label.file)):
+        yield "label.file", message
 
 
 def _models(spec: Spec) -> Iterator[Finding]:
