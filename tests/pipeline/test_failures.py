@@ -86,6 +86,18 @@ def test_a_known_cause_comes_with_its_fix(tmp_path, stages, error, cause):
     assert cause in stopped_by(tmp_path, stages, error)
 
 
+def test_the_cause_may_stand_behind_an_error_that_follows_from_it(tmp_path, stages):
+    def happen() -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 110592 vs 110484")
+
+    stages.at[("sft", 3)] = happen
+    with pytest.raises(StageFailed, match="no space is left on the disk"):
+        run(load(tmp_path))
+
+
 def test_an_error_that_explains_itself_stays_as_it_is(tmp_path, stages):
     assert stopped_by(tmp_path, stages, StageFailed("sft: lower sft.lr")) == "sft: lower sft.lr"
 
@@ -132,8 +144,9 @@ def test_a_damaged_result_is_named_with_its_fix_before_anything_reads_it(tmp_pat
     else:
         path.unlink()
     changed = load(tmp_path, ["ppo.kl.coef=0.5"])
-    found = "has 1 bytes" if harm == "cut" else "is gone"
-    with pytest.raises(ToolkitError, match=rf"ppo\.1 reads {path}, which {found} where sft left"):
+    found = r"has 1 bytes and had \d+" if harm == "cut" else r"is gone; it had \d+ bytes"
+    message = rf"ppo\.1 reads {path}, which {found} when sft finished; delete"
+    with pytest.raises(ToolkitError, match=message):
         run(changed)
     assert stages.names() == []
     shutil.rmtree(path.parent)

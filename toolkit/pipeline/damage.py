@@ -22,6 +22,22 @@ def file_sizes(folder: Path, *, without: tuple[str, ...]) -> dict[str, int]:
     return found
 
 
+def damage(folder: Path, sizes: Mapping[str, int]) -> tuple[Path, str] | None:
+    """Return the first file that is not as its stage left it, and how it is; None where all are.
+
+    Args:
+        folder: where the finished stage lies.
+        sizes: path -> bytes as the stage left them; empty where an earlier version did not say.
+    """
+    for below, size in sizes.items():
+        path = folder / below
+        if not path.is_file():
+            return path, f"is gone; it had {size} bytes"
+        if (now := path.stat().st_size) != size:
+            return path, f"has {now} bytes and had {size}"
+    return None
+
+
 def check_whole(reader: str, name: str, folder: Path, sizes: Mapping[str, int]) -> None:
     """Refuse to read a finished stage that is damaged.
 
@@ -29,17 +45,14 @@ def check_whole(reader: str, name: str, folder: Path, sizes: Mapping[str, int]) 
         reader: the stage that is about to read it.
         name: the finished stage.
         folder: where it lies.
-        sizes: path -> bytes as the stage left them; empty where an earlier version did not say.
+        sizes: path -> bytes as the stage left them.
 
     Raises:
         ToolkitError: a file is gone or of another size; it names the file and the fix.
     """
-    for below, size in sizes.items():
-        path = folder / below
-        if path.is_file() and path.stat().st_size == size:
-            continue
-        found = f"has {path.stat().st_size} bytes" if path.is_file() else "is gone"
+    found = damage(folder, sizes)
+    if found is not None:
         raise ToolkitError(
-            f"{reader} reads {path}, which {found} where {name} left {size} bytes; delete {folder} "
+            f"{reader} reads {found[0]}, which {found[1]} when {name} finished; delete {folder} "
             f"and run the same command again: {name} is then made again, to the same bits"
         )

@@ -7,7 +7,7 @@ to go on, and the file that holds the traceback.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from toolkit.spec.errors import StageFailed, ToolkitError, system_error_text
@@ -63,16 +63,29 @@ def _place(written: Path | None) -> str:
 
 def _cause(error: Exception) -> str:
     """Return what happened, and the fix where the cause is a known one."""
+    for one in _chain(error):
+        if (known := _known(one)) is not None:
+            return known
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"an unforeseen {type(error).__name__}{': ' if first else ''}{first}".rstrip(".;")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what it followed: closing a file that found no room raises another."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _known(error: BaseException) -> str | None:
     text = str(error).lower()
     if any(words in text for words in _SPACE):
         return "no space is left on the disk of the run folder; make room"
-    if isinstance(error, OSError) and (known := system_error_text(error)) is not None:
-        return known
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY):
         return (
             "the memory does not suffice; lower hardware.micro_batch, set hardware."
             "gradient_checkpointing: true (each is a part of every trained result, so earlier "
             "stages run again too), or use a machine with more memory"
         )
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"an unforeseen {type(error).__name__}{': ' if first else ''}{first}".rstrip(".;")
+    return system_error_text(error) if isinstance(error, OSError) else None

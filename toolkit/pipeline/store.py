@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.pipeline.damage import check_whole, file_sizes
+from toolkit.pipeline.damage import check_whole, damage, file_sizes
 from toolkit.pipeline.failures import TRACEBACK
 from toolkit.pipeline.files import (
     fsync_folder,
@@ -100,6 +100,8 @@ def read_done(folder: Path) -> Done | None:
 def find_shared(folder: Path, own: Path, name: str, key: str) -> Path | None:
     """Return the folder of a finished stage of this name and key in a run below `folder`, or None.
 
+    One whose files are no longer as the stage left them is passed over.
+
     Args:
         folder: folder whose subfolders are runs.
         own: the run that asks; it is left out.
@@ -109,7 +111,7 @@ def find_shared(folder: Path, own: Path, name: str, key: str) -> Path | None:
     for run in sorted(path for path in folder.glob("*/") if path.resolve() != own.resolve()):
         for place in (Store(run).folder(name), Store(run).old_folder(name, key)):
             done = read_done(place)
-            if done is not None and done.key == key:
+            if done is not None and done.key == key and damage(place, done.files) is None:
                 return place
     return None
 
