@@ -161,12 +161,16 @@ def test_rankings_of_what_was_not_collected_are_problems_with_their_lines(spec, 
     _, rankings = rank_collected(out / "stages/collect.1/samples.jsonl", file)
     rankings[0] |= {"prompt": "never asked"}
     rankings[1]["responses"][1] = "never given"
-    del rankings[2]["ranks"]
     write_lines(file, rankings)
+    assert main(["check", *words, f"label.file={file}"]) == 0
+    assert "label.file read 24, kept 24" in " ".join(capsys.readouterr().out.split())
     assert main(["run", *words, f"label.file={file}"]) == 3
-    lines = capsys.readouterr().err.splitlines()[-3:]
-    assert lines == [
-        f"{file}:3  ranks  is missing; the record has prompt, responses, labeler",
+    assert capsys.readouterr().err.splitlines()[-2:] == [
         f"{file}:1  prompt  is none of the collected ones; copy it as it is there",
         f"{file}:2  responses.1  is no answer collected for this prompt; copy it as it is there",
     ]
+    del rankings[2]["ranks"]
+    write_lines(file, rankings)
+    missing = f"{file}:3  ranks  is missing; the record has prompt, responses, labeler"
+    assert main(["check", *words, f"label.file={file}"]) == 3
+    assert capsys.readouterr().err.splitlines()[0] == missing

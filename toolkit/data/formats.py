@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -89,9 +89,14 @@ def read_rankings(file: FileSettings) -> Read[Record]:
     return _read(file, "rankings", RANKING_FIELDS, parse_ranking)
 
 
-def read_collected_rankings(file: FileSettings) -> Read[Record]:
-    """Read rankings of answers that a model gave, which may be empty."""
-    return _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
+def read_collected_rankings(path: str) -> Read[Record]:
+    """Read `label.file`: rankings of answers that a model gave, which may be empty."""
+    file = FileSettings(path, {}, "stop")
+    found = _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
+    # data files have fields to map columns by, and label.file has none
+    hint = "; set fields to rename a column"
+    found.problems = [replace(p, message=p.message.removesuffix(hint)) for p in found.problems]
+    return found
 
 
 def read_documents(file: FileSettings) -> Read[Document]:

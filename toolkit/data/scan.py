@@ -74,6 +74,7 @@ def _scan(spec: Spec) -> Scan:
         found.problems += error.problems
     except Exception as error:
         found.problems.append(_raised_by_a_task(spec, error))
+    _scan_people(spec, found)
     if task is None:
         try:
             documents, counts = load_documents(spec)
@@ -82,6 +83,19 @@ def _scan(spec: Spec) -> Scan:
         except DataError as error:
             found.problems += error.problems
     return found
+
+
+def _scan_people(spec: Spec, found: Scan) -> None:
+    """Check the form of people's rankings; what they rank is known when it has been collected."""
+    from toolkit.data.contradictions import contradictions
+    from toolkit.data.formats import read_collected_rankings
+
+    if spec.label.file is None:
+        return
+    read = read_collected_rankings(spec.label.file)
+    found.problems += read.problems
+    found.warnings += contradictions(spec.label.file, read.records)
+    found.counts["label.file"] = {"read": read.read, "kept": len(read.records)}
 
 
 def _raised_by_a_task(spec: Spec, error: Exception) -> Problem:
@@ -153,6 +167,8 @@ def _files(spec: Spec) -> Iterator[Path]:
         if file is not None:
             path = Path(file.path)
             yield from sorted(path.rglob("*")) if path.is_dir() else [path]
+    if spec.label.file is not None:
+        yield Path(spec.label.file)
     if spec.data.task is not None and spec.data.task.fn is not None:
         yield Path(spec.data.task.fn.rpartition(":")[0])
     if spec.text.template is not None and spec.text.template.endswith(".jinja"):

@@ -6,12 +6,11 @@ ranks. The token ids are those that were sampled: no answer is tokenised again.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from toolkit.data.contradictions import contradictions
-from toolkit.data.formats import FileSettings, Read, read_collected_rankings, shorten
+from toolkit.data.formats import Read, read_collected_rankings, shorten
 from toolkit.data.records import Record as Ranking
 from toolkit.spec.errors import DataError, Problem, WaitsForLabels
 from toolkit.stages.shared import Record
@@ -46,16 +45,13 @@ def ranked_by_people(name: str, file: str | None, samples: list[Record], where: 
             "best and equal ranks a tie, name it in label.file, and run again: what is finished is "
             "kept"
         )
-    read = read_collected_rankings(FileSettings(file, {}, "stop"))
+    read = read_collected_rankings(file)
     by_prompt: dict[str, list[Record]] = {}
     for sample in samples:
         by_prompt.setdefault(sample["prompt"], []).append(sample)
     records = _joined(read, by_prompt)
     if read.problems:
-        # label.file has no fields of its own to map columns by
-        hint = "; set fields to rename a column"
-        own = [replace(p, message=p.message.removesuffix(hint)) for p in read.problems]
-        raise DataError(shorten(own))
+        raise DataError(shorten(read.problems))
     asked = {record["prompt"] for record in records}
     warnings = contradictions(file, read.records)
     if left := len(by_prompt.keys() - asked):
