@@ -55,6 +55,15 @@ def test_a_second_ctrl_c_and_one_in_the_last_step_stop_at_once(tmp_path, stage, 
     assert fate(tmp_path)[stage].endswith("before its first checkpoint")
 
 
+def test_a_stream_that_is_being_written_to_does_not_break_the_wait():
+    def reenters() -> None:
+        raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+    with interrupts_wait(lambda: True, reenters) as interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted()
+
+
 def test_the_handler_that_was_there_comes_back():
     before = signal.getsignal(signal.SIGINT)
     with interrupts_wait(lambda: True, lambda: None) as interrupted:

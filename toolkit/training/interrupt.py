@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -34,7 +34,8 @@ def interrupts_wait(
         if not worthwhile():
             raise KeyboardInterrupt
         asked = True
-        tell()
+        with suppress(OSError, RuntimeError):  # it may come while the same stream is written to
+            tell()
 
     ours = threading.current_thread() is threading.main_thread() and callable(before)
     if ours:

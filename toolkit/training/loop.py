@@ -77,8 +77,10 @@ def _steps(
                 ctx.progress(i + 1, total, values)
                 if i + 1 < total and (saves.due(i + 1) or interrupted()):
                     saves.save(i + 1, stage.state())
-                if interrupted():
-                    raise KeyboardInterrupt
+                    if interrupted():
+                        raise KeyboardInterrupt
+            if interrupted():
+                raise KeyboardInterrupt
     except StopStage as stop:
         return str(stop)
     finally:
