@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_a_stage_without_a_checkpoint_is_started_again(tmp_path, monkeypatch):
         ),
         (MemoryError(), "the memory does not suffice"),
         (PermissionError(errno.EACCES, "x", "a/b.pt"), "a/b.pt: permission denied; ask for"),
+        (OSError(errno.ENOSPC, "x", "b/y"), "b/y: no space is left on that disk"),
     ],
 )
 def test_a_known_cause_comes_with_its_fix(tmp_path, stages, error, cause):
@@ -95,6 +97,18 @@ def test_the_cause_may_stand_behind_an_error_that_follows_from_it(tmp_path, stag
 
     stages.at[("sft", 3)] = happen
     with pytest.raises(StageFailed, match="no space is left on the disk"):
+        run(load(tmp_path))
+
+
+def test_a_cause_that_was_dealt_with_is_not_the_cause(tmp_path, stages):
+    def happen() -> None:
+        try:
+            raise PermissionError(errno.EACCES, "x", "a")
+        except PermissionError:
+            raise KeyError("nope") from None
+
+    stages.at[("sft", 3)] = happen
+    with pytest.raises(StageFailed, match="an unforeseen KeyError: 'nope'"):
         run(load(tmp_path))
 
 
@@ -160,6 +174,17 @@ def test_a_damaged_result_that_nothing_reads_stops_nothing(tmp_path, stages):
     (tmp_path / "runs/stages/sft/out.json").unlink()
     run(load(tmp_path))
     assert stages.names() == []
+
+
+def test_a_done_file_without_sizes_is_read_as_ever(tmp_path, stages):
+    run(load(tmp_path))
+    stages.names()
+    for path in (tmp_path / "runs/stages").glob("*/done.json"):
+        value = json.loads(path.read_text())
+        del value["files"]
+        path.write_text(json.dumps(value))
+    run(load(tmp_path, ["ppo.kl.coef=0.5"]))
+    assert stages.names() == ["ppo.1", "evaluate", "export"]
 
 
 def test_a_done_file_of_another_form_counts_as_none(tmp_path, stages):

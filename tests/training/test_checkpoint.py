@@ -37,6 +37,17 @@ def test_a_damaged_checkpoint_is_named_with_its_fix(tmp_path, steps, way, left):
         saves.newest()
 
 
+def test_too_little_memory_is_not_called_damage(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    saves = Checkpoints(tmp_path, "1 steps", keep=2)
+    saves.save(1, {"x": torch.zeros(100)})
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        saves.newest()
+
+
 def test_a_checkpoint_that_does_not_fit_leaves_nothing(tmp_path, monkeypatch):
     def full(value, file):
         file.write(b"part")

@@ -75,11 +75,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
 
 
 def _known(error: BaseException) -> str | None:
     text = str(error).lower()
+    system = system_error_text(error) if isinstance(error, OSError) else None
+    if system is not None and isinstance(error, OSError) and error.filename is not None:
+        return system
     if any(words in text for words in _SPACE):
         return "no space is left on the disk of the run folder; make room"
     if isinstance(error, MemoryError) or any(words in text for words in _MEMORY):
@@ -88,4 +91,4 @@ def _known(error: BaseException) -> str | None:
             "gradient_checkpointing: true (each is a part of every trained result, so earlier "
             "stages run again too), or use a machine with more memory"
         )
-    return system_error_text(error) if isinstance(error, OSError) else None
+    return system

@@ -93,6 +93,8 @@ class Checkpoints:
             held = torch.load(files[-1], map_location="cpu", weights_only=True)
             return int(held["done"]), held["state"]
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+            if "allocate memory" in str(error):  # torch's error of too little memory
+                raise
             older = f"goes on from {files[-2].name}" if files[1:] else "starts the stage again"
             raise StageFailed(
                 f"the checkpoint {files[-1]} cannot be read; delete it, and the same command "
