@@ -79,8 +79,11 @@ SLICES: Mapping[str, tuple[str, ...]] = {
 FIRST_ROUND_IGNORES = ("collect.sources.ppo", "ppo.restart")
 """Paths that matter from the second round on: changing them keeps the first."""
 
-IGNORES: Mapping[str, tuple[str, ...]] = {"sft": ("sft.select_prompts",)}
-"""Stage kind -> paths inside its slice that another stage reads."""
+IGNORES: Mapping[str, tuple[str, ...]] = {
+    "sft": ("sft.select_prompts",),
+    "label": ("label.file",),
+}
+"""Stage kind -> paths inside its slice that another stage reads, or that its files stand for."""
 
 OUTSIDE_KEYS = ("reward.gate",)
 """Paths inside a slice that judge a result without changing it: moving a gate trains nothing."""
