@@ -94,6 +94,7 @@ def test_folds_ask_for_a_labeler_in_the_records_for_each_group(write, spec_of) -
     assert (problem.file, problem.path) == (path, "labeler")
     assert "folds.count 3 asks for as many labelers, and the records name 2" in problem.message
     assert not scan(replace(spec, folds=Folds(count=3), label=Label(labelers=Labelers()))).problems
+    assert not scan(replace(spec, folds=Folds(count=3), label=Label(by="people"))).problems
 
 
 @pytest.mark.parametrize(

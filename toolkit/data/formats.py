@@ -41,6 +41,7 @@ from toolkit.spec.errors import DataError, Problem
 
 BAD = "bad record"
 _SHOWN = 20
+_SKIP = "; on_bad: skip drops and counts them"
 
 T = TypeVar("T", Record, Document)
 
@@ -93,9 +94,9 @@ def read_collected_rankings(path: str) -> Read[Record]:
     """Read `label.file`: rankings of answers that a model gave, which may be empty."""
     file = FileSettings(path, {}, "stop")
     found = _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
-    # data files have fields to map columns by, and label.file has none
-    hint = "; set fields to rename a column"
-    found.problems = [replace(p, message=p.message.removesuffix(hint)) for p in found.problems]
+    # data files have fields to map columns by, and on_bad; label.file has neither
+    for hint in ("; set fields to rename a column", _SKIP):
+        found.problems = [replace(p, message=p.message.removesuffix(hint)) for p in found.problems]
     return found
 
 
@@ -149,15 +150,13 @@ def _settle(found: Read[Any], file: FileSettings, kind: str, bad: list[Problem])
         found.problems.append(Problem(file.path, 0, 0, "", f"{text}; expected {kind}"))
 
 
-def shorten(problems: list[Problem]) -> list[Problem]:
+def shorten(problems: list[Problem], fix: str = _SKIP) -> list[Problem]:
     """Keep the first problems of a file, and say how many more there are."""
     if len(problems) <= _SHOWN:
         return problems
     rest = len(problems) - _SHOWN
     last = problems[_SHOWN - 1]
-    more = Problem(
-        last.file, 0, 0, "", f"and {rest} more bad records; on_bad: skip drops and counts them"
-    )
+    more = Problem(last.file, 0, 0, "", f"and {rest} more bad records{fix}")
     return [*problems[:_SHOWN], more]
 
 

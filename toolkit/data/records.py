@@ -124,7 +124,7 @@ def parse_ranking(line: int, row: dict[str, Any], *, empty: bool = False) -> Rec
     prompt = _text(row, "prompt")
     responses = _list(row, "responses")
     for at, response in enumerate(responses):
-        if not (empty and response == ""):
+        if not (empty and isinstance(response, str)):
             _text({f"responses.{at}": response}, f"responses.{at}")
     if len(responses) < 2:
         raise FieldError("responses", f"expected at least 2 answers to rank, got {len(responses)}")

@@ -111,7 +111,7 @@ def _raised_by_a_task(spec: Spec, error: Exception) -> Problem:
 def _too_few_labelers(spec: Spec, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Folds over the labelers of a file, where nobody else ranks, need one for each group."""
     file = spec.data.rankings
-    if spec.folds is None or file is None or spec.label.labelers is not None:
+    if spec.folds is None or file is None or _others_rank(spec):
         return
     rows = records.get("rankings", {}).get("all", [])
     names = {row["labeler"] for row in rows if "labeler" in row}
@@ -121,6 +121,10 @@ def _too_few_labelers(spec: Spec, records: Mapping[str, Mapping[str, Any]]) -> I
             f"{len(names)}; give each record its labeler, or lower folds.count"
         )
         yield Problem(file.path, 0, 0, "labeler", message)
+
+
+def _others_rank(spec: Spec) -> bool:
+    return spec.label.labelers is not None or spec.label.by == "people"
 
 
 def _keep(beside: Path, found: Scan) -> None:
@@ -141,7 +145,7 @@ def _keep(beside: Path, found: Scan) -> None:
 
 def _key(spec: Spec) -> str:
     """Return a digest of what the answer depends on: settings, and the contents of every file."""
-    asked = [spec.evaluate is not None, spec.folds and spec.folds.count, bool(spec.label.labelers)]
+    asked = [spec.evaluate is not None, spec.folds and spec.folds.count, _others_rank(spec)]
     settings = json.dumps(
         [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path, asked],
         sort_keys=True,
@@ -157,18 +161,12 @@ def _key(spec: Spec) -> str:
 
 
 def _files(spec: Spec) -> Iterator[Path]:
-    named: list[Any] = [
-        spec.data.demonstrations,
-        spec.data.prompts,
-        spec.data.rankings,
-        spec.data.pretrain,
-    ]
-    for file in named:
-        if file is not None:
-            path = Path(file.path)
+    data = spec.data
+    files: list[Any] = [data.demonstrations, data.prompts, data.rankings, data.pretrain]
+    for name in (*(file.path for file in files if file is not None), spec.label.file):
+        if name is not None:
+            path = Path(name)
             yield from sorted(path.rglob("*")) if path.is_dir() else [path]
-    if spec.label.file is not None:
-        yield Path(spec.label.file)
     if spec.data.task is not None and spec.data.task.fn is not None:
         yield Path(spec.data.task.fn.rpartition(":")[0])
     if spec.text.template is not None and spec.text.template.endswith(".jinja"):

@@ -6,6 +6,7 @@ ranks. The token ids are those that were sampled: no answer is tokenised again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,9 +50,9 @@ def ranked_by_people(name: str, file: str | None, samples: list[Record], where: 
     by_prompt: dict[str, list[Record]] = {}
     for sample in samples:
         by_prompt.setdefault(sample["prompt"], []).append(sample)
-    records = _joined(read, by_prompt)
-    if read.problems:
-        raise DataError(shorten(read.problems))
+    records, strangers = _joined(read, by_prompt)
+    if read.problems or strangers:
+        raise DataError([*read.problems, *shorten(strangers, fix="")])
     asked = {record["prompt"] for record in records}
     warnings = contradictions(file, read.records)
     if left := len(by_prompt.keys() - asked):
@@ -60,32 +61,45 @@ def ranked_by_people(name: str, file: str | None, samples: list[Record], where: 
     return Ranked(records, warnings)
 
 
-def _joined(read: Read[Ranking], by_prompt: dict[str, list[Record]]) -> list[Record]:
-    """Return each ranking with what was sampled; what was not becomes a problem of the file."""
-    found = []
+def _joined(
+    read: Read[Ranking], by_prompt: dict[str, list[Record]]
+) -> tuple[list[Record], list[Problem]]:
+    """Return each ranking with what was sampled, and a problem for each that ranks what was not."""
+    found: list[Record] = []
+    problems: list[Problem] = []
+
+    def refuse(ranking: Ranking, field: str, message: str) -> None:
+        problems.append(Problem(read.file, ranking.line, 0, field, message))
+
     for ranking in read.records:
         samples = by_prompt.get(ranking.prompt)
         if samples is None:
-            _add(read, ranking, "prompt", "is none of the collected ones; copy it as it is there")
+            refuse(ranking, "prompt", "is none of the collected ones; copy it as it is there")
             continue
-        places = [_place(samples, answer) for answer in ranking.responses]
+        places = _places(samples, ranking.responses)
         missing = next((at for at, place in enumerate(places) if place is None), None)
         if missing is None:
-            found.append(_record(ranking, [place for place in places if place is not None]))
+            given = [(samples[place[0]], place[1]) for place in places if place is not None]
+            found.append(_record(ranking, given))
         else:
             message = "is no answer collected for this prompt; copy it as it is there"
-            _add(read, ranking, f"responses.{missing}", message)
+            refuse(ranking, f"responses.{missing}", message)
+    return found, problems
+
+
+def _places(samples: list[Record], answers: Sequence[str]) -> list[tuple[int, int] | None]:
+    """Return (sample, answer of it) of each answer; equal ones take the equal answers in turn."""
+    found: list[tuple[int, int] | None] = []
+    for answer in answers:
+        equal = [
+            (at, number)
+            for at, sample in enumerate(samples)
+            for number, given in enumerate(sample["responses"])
+            if given == answer
+        ]
+        left = [place for place in equal if place not in found]
+        found.append(next(iter(left or equal), None))
     return found
-
-
-def _add(read: Read[Ranking], ranking: Ranking, field: str, message: str) -> None:
-    read.problems.append(Problem(read.file, ranking.line, 0, field, message))
-
-
-def _place(samples: list[Record], answer: str) -> tuple[Record, int] | None:
-    return next(
-        ((s, s["responses"].index(answer)) for s in samples if answer in s["responses"]), None
-    )
 
 
 def _record(ranking: Ranking, places: list[tuple[Record, int]]) -> Record:
