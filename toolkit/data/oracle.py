@@ -162,7 +162,7 @@ def raised(name: str, error: BaseException) -> str:
     """Return what a plug-in raised and where, "NAME raised KeyError: 'x' (judge.py:5)"."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if _PACKAGE not in Path(frame.filename).parents]
-    own = [frame for frame in theirs if frame.filename == theirs[0].filename]
+    own = [frame for frame in theirs if frame.filename == theirs[0].filename] or frames
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     text = f": {error}" if str(error) else ""
     return f"{name} raised {type(error).__name__}{text}{place}"
