@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.events import Display, Events, now
 from toolkit.pipeline.failures import explained, write_traceback
+from toolkit.pipeline.files import remove_tree
 from toolkit.pipeline.machine import Machine
 from toolkit.pipeline.memory import peak_memory, reset_peak
 from toolkit.pipeline.store import Done, Partial, Store
@@ -84,14 +85,20 @@ class Attempt:
         return round(self.earlier + time.monotonic() - self.clock, 3)
 
     def stopped(self, error: BaseException) -> BaseException:
-        """Leave the work folder, with a note of where and why; return what the user is to see."""
+        """Leave the work folder, with a note of where and why; return what the user is to see.
+
+        A stage that waits for labels has done nothing yet and leaves none.
+        """
         interrupted = isinstance(error, (KeyboardInterrupt, WaitsForLabels))
         if isinstance(error, Exception) and not interrupted:
             error = self._explain(error)
         if not interrupted:
             self.note = replace(self.note, failed=str(error) or type(error).__name__)
         try:
-            self._write_note()
+            if isinstance(error, WaitsForLabels):
+                remove_tree(self.work)
+            else:
+                self._write_note()
         except OSError as second:
             self.display.say(f"how far the stage came could not be noted ({second.strerror})")
         self.events.try_write(
