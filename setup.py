@@ -1,6 +1,7 @@
 """Build the native module `rlhf_kernels._C` with CMake; everything else is in pyproject.toml."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,16 +45,21 @@ class CMakeBuild(build_ext):
 
 
 class PackageSpecs(build_py):
-    """Put the shipped specs into the wheel as toolkit/specs, where `new --from` finds them."""
+    """Put the shipped specs into the wheel as toolkit/specs, where `new --from` finds them.
+
+    With the Python files that they name.
+    """
 
     def run(self) -> None:
         """Copy them after the packages; an editable install reads specs/ itself."""
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib) / "toolkit" / "specs"
-            target.mkdir(parents=True, exist_ok=True)
             for spec in (ROOT / "specs").glob("*.yaml"):
-                shutil.copy2(spec, target / spec.name)
+                plugins = re.findall(r"\bspecs/([\w/]+\.py)(?=:)", spec.read_text(encoding="utf-8"))
+                for name in (spec.name, *plugins):
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(ROOT / "specs" / name, target / name)
 
 
 setup(

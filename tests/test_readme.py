@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.stub_model import make_stub_model
 from toolkit.cli.parser import COMMANDS
 from toolkit.spec.load import load_spec
 
@@ -68,8 +69,7 @@ def test_the_spec_of_the_readme_loads(readme, tmp_path, monkeypatch):
     for path in re.findall(r"path: ([\w/.-]+)", spec):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         if path.startswith("models/"):
-            (tmp_path / path).mkdir()
-            (tmp_path / path / "config.json").write_text('{"model_type": "gpt_neox"}')
+            make_stub_model(tmp_path / path, model_type="gpt_neox")
         else:
             (tmp_path / path).touch()
     (tmp_path / "judge.py").write_text("def score(prompts, responses):\n    return [0.0]\n")

@@ -6,6 +6,7 @@ import pytest
 
 from tests.end_to_end import done, weights
 from tests.tiny import tiny_model, tiny_text
+from toolkit.__main__ import main
 from toolkit.data.tasks import make_task
 from toolkit.models.save import save_model
 from toolkit.pipeline.runner import run
@@ -107,3 +108,69 @@ def test_no_sft_means_the_base_is_the_sft_model(spec, tmp_path):
     stages = go(spec, tmp_path / "run", "sft=null")
     assert not (stages / "sft").exists()
     assert "ppo.1/policy/model.safetensors" in weights(tmp_path / "run")
+
+
+PEOPLE = ("collect={prompts: 24, k: 3}", "data.rankings=null", "label={by: people}")
+
+
+def rank_collected(samples, write_to, keep=24):
+    """Rank as two people would: the shorter answer is better; the answers in another order."""
+    records = [json.loads(line) for line in samples.read_text().splitlines()]
+    rankings = []
+    for at, record in enumerate(records[:keep]):
+        answers = record["responses"][::-1]
+        lengths = sorted({len(answer) for answer in answers})
+        ranks = [1 + lengths.index(len(answer)) for answer in answers]
+        who = {"labeler": ("ann", "bob")[at % 2]}
+        rankings.append({"prompt": record["prompt"], "responses": answers, "ranks": ranks} | who)
+    write_lines(write_to, rankings)
+    return records, rankings
+
+
+def test_people_rank_collected_answers_while_the_run_waits(spec, tmp_path, capsys):
+    out, file = tmp_path / "run", tmp_path / "ranked.jsonl"
+    words = [str(spec), f"out={out}", *PEOPLE]
+    assert main(["run", *words]) == 6
+    error = capsys.readouterr().err
+    assert "label.1: waits for labels" in error
+    samples = out / "stages/collect.1/samples.jsonl"
+    assert f"24 prompts wait to be ranked, with their answers in {samples}" in error
+    collected, rankings = rank_collected(samples, file, keep=20)
+
+    assert main(["run", *words, f"label.file={file}"]) == 0
+    error = capsys.readouterr().err
+    assert "collect.1: cached" in error
+    assert f"label.1: warning: {file} ranks " in error
+    made = [json.loads(x) for x in (out / "stages/label.1/rankings.jsonl").read_text().splitlines()]
+    assert [(r["prompt"], r["responses"], r["ranks"], r["labeler"]) for r in made] == [
+        (r["prompt"], r["responses"], r["ranks"], r["labeler"]) for r in rankings
+    ]
+    for record, sample in zip(made, collected, strict=False):
+        ids = dict(zip(sample["responses"], sample["responses_ids"], strict=True))
+        assert [ids[answer] for answer in record["responses"]] == record["responses_ids"]
+        assert set(record["source"]) == {"sft"}
+        assert record["round"] == 1
+    accuracy = json.loads((out / "stages/reward.1/accuracy.json").read_text())
+    assert set(accuracy["by_labeler"]) <= {"ann", "bob"}
+
+
+def test_rankings_of_what_was_not_collected_are_problems_with_their_lines(spec, tmp_path, capsys):
+    out, file = tmp_path / "run", tmp_path / "ranked.jsonl"
+    words = [str(spec), f"out={out}", *PEOPLE]
+    assert main(["run", *words]) == 6
+    _, rankings = rank_collected(out / "stages/collect.1/samples.jsonl", file)
+    rankings[0] |= {"prompt": "never asked"}
+    rankings[1]["responses"][1] = "never given"
+    write_lines(file, rankings)
+    assert main(["check", *words, f"label.file={file}"]) == 0
+    assert "label.file read 24, kept 24" in " ".join(capsys.readouterr().out.split())
+    assert main(["run", *words, f"label.file={file}"]) == 3
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"{file}:1  prompt  is none of the collected ones; copy it as it is there",
+        f"{file}:2  responses.1  is no answer collected for this prompt; copy it as it is there",
+    ]
+    del rankings[2]["ranks"]
+    write_lines(file, rankings)
+    missing = f"{file}:3  ranks  is missing; the record has prompt, responses, labeler"
+    assert main(["check", *words, f"label.file={file}"]) == 3
+    assert capsys.readouterr().err.splitlines()[0] == missing

@@ -13,7 +13,7 @@ from toolkit.__main__ import main
 from toolkit.cli.new import shipped_specs
 from toolkit.cli.parser import COMMANDS, overview
 from toolkit.spec.errors import GateFailed
-from toolkit.spec.load import load_spec
+from toolkit.spec.load import examine_spec, load_spec
 
 SOUND = "extends: tiny\nname: x\ndata: {task: {name: sort}}\ntext: {max_prompt: 6}\n"
 
@@ -150,6 +150,26 @@ def test_new_writes_a_sound_spec_under_its_own_name(
     assert loaded.spec.name == "mine"
     assert loaded.spec.out.startswith("runs/")
     assert loaded.spec.out.endswith("/mine")
+    named = ("label.fn", "data.task.fn", "ppo.extra_reward.fn")
+    assert not [p for p in examine_spec("mine.yaml").problems if p.path in named]
+
+
+def test_new_brings_the_functions_that_a_spec_names_and_overwrites_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["new", "mine.yaml", "--from", "instructions"]) == 0
+    assert "and specs/oracles/brevity.py, which it names; next: " in capsys.readouterr().err
+    own = Path("specs/oracles/brevity.py")
+    assert "def score(" in own.read_text(encoding="utf-8")
+    own.write_text("def score(prompts, responses): ...\n", encoding="utf-8")
+    assert main(["new", "second.yaml", "--from", "instructions"]) == 0
+    assert own.read_text(encoding="utf-8") == "def score(prompts, responses): ...\n"
+
+
+@pytest.mark.parametrize("name", ["a: b", "12", "null", "my run", "with#hash"])
+def test_new_names_the_run_as_the_file_whatever_its_name(name: str) -> None:
+    assert main(["new", f"{name}.yaml"]) == 0
+    assert load_spec(f"{name}.yaml").spec.name == name
 
 
 def test_new_never_overwrites(capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +207,31 @@ def test_a_missing_package_is_named_with_its_fix(
     monkeypatch.setattr("toolkit.__main__.dispatch", fail)
     assert main(["check"]) == 1
     assert "run: pip install zstandard" in capsys.readouterr().err
+
+
+def test_an_unforeseen_error_is_a_traceback_and_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise KeyError("nope")
+
+    monkeypatch.setattr("toolkit.__main__.dispatch", fail)
+    assert main(["check", "spec.yaml"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("check stopped by an unforeseen KeyError: 'nope'; this is a fault")
+
+
+def test_what_the_system_refuses_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+    Path("spec.yaml").unlink()
+    Path("spec.yaml").mkdir()
+    assert main(["check", "spec.yaml"]) == 2
+    assert "is a folder; expected a YAML file" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toolkit.__main__.dispatch", lambda argv: Path("folder").read_text())
+        assert main(["report", "runs/a"]) == 1
+    assert capsys.readouterr().err == "folder: is a folder where a file was expected; name a file\n"
 
 
 def test_doctor_names_a_fix_for_what_is_missing(

@@ -22,6 +22,21 @@ def short(prompts, responses):
 
 def broken(prompts, responses):
     return [float("nan")] * len(responses)
+
+def words(prompts, responses):
+    return ["good", "bad"]
+
+def nothing(prompts, responses):
+    print("scored")
+
+def raises(prompts, responses):
+    return [deeper(r) for r in responses]
+
+def deeper(response):
+    return {}[response]
+
+def leaves(prompts, responses):
+    raise SystemExit("bye")
 """
 
 
@@ -43,6 +58,10 @@ def test_a_function_of_two_or_three_arguments_scores(plugin: Path) -> None:
     [
         ("short", "returned 1 scores for 2 responses"),
         ("broken", "returned nan for the response 'a'"),
+        ("words", "returned 'good' as a score; expected a number for each response"),
+        ("nothing", "returned NoneType; expected a score for each response"),
+        ("raises", r"raised KeyError: 'a' \(.*plugin\.py:24\); mend it"),
+        ("leaves", r"raised SystemExit: bye \(.*plugin\.py:27\); mend it"),
     ],
 )
 def test_a_wrong_result_stops_the_stage_and_names_the_function(
@@ -50,14 +69,14 @@ def test_a_wrong_result_stops_the_stage_and_names_the_function(
 ) -> None:
     with pytest.raises(StageFailed, match=message) as caught:
         load_scorer(f"{plugin}:{name}", "label.fn")(["p", "p"], ["a", "b"], [True, True])
-    assert str(plugin) in str(caught.value)
+    assert str(caught.value).startswith(f"label.fn {plugin}:{name} r")
 
 
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
         ("{p}", "must be path/to/file.py:function"),
-        ("{p}:nothing", "has no function 'nothing'; it has length, ended, short, broken"),
+        ("{p}:absent", "has no function 'absent'; it has length, ended, short, broken"),
         ("absent.py:f", r"there is no file absent\.py"),
         ("no.such.module:f", "cannot be imported: ModuleNotFoundError"),
     ],

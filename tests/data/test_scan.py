@@ -94,3 +94,24 @@ def test_folds_ask_for_a_labeler_in_the_records_for_each_group(write, spec_of) -
     assert (problem.file, problem.path) == (path, "labeler")
     assert "folds.count 3 asks for as many labelers, and the records name 2" in problem.message
     assert not scan(replace(spec, folds=Folds(count=3), label=Label(labelers=Labelers()))).problems
+    assert not scan(replace(spec, folds=Folds(count=3), label=Label(by="people"))).problems
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["def make(settings):\n    raise RuntimeError('no world')\n",
+     "from toolkit.data.tasks.sort import Sort\n"
+     "class World(Sort):\n    def prompts(self):\n        raise RuntimeError('no world')\n"
+     "def make(settings):\n    return World(settings)\n"],
+)  # fmt: skip
+def test_a_task_of_your_own_that_raises_is_a_problem_with_its_place(
+    tmp_path: Path, body: str
+) -> None:
+    (tmp_path / "task.py").write_text(body)
+    reference = f"{tmp_path / 'task.py'}:make"
+    (problem,) = scan(Spec(data=Data(task=Task(fn=reference, demonstrations=20)))).problems
+    line = 1 + body[: body.index("raise")].count("\n")
+    assert problem.path == "data.task.fn"
+    assert problem.message == (
+        f"{reference} raised RuntimeError: no world ({tmp_path / 'task.py'}:{line}); mend it"
+    )

@@ -183,3 +183,19 @@ def test_gpt2_gets_padding_as_id_50257(realdata: Path, tmp_path: Path) -> None:
     assert (len(plain), plain.pad_token_id, plain.eos_token_id) == (50258, 50257, 50256)
     assert plain("Hello world, InstructGPT!")["input_ids"] == [15496, 995, 11, 20689, 38, 11571, 0]
     assert load_text(tmp_path).vocab == 50257
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("tokenizer.json", "has a tokenizer.json that cannot be read"),
+        ("tokenizer_config.json", "has a tokenizer_config.json that is no JSON object"),
+    ],
+)
+def test_a_torn_tokenizer_file_is_a_sentence(
+    byte_tokenizer: Path, tmp_path: Path, file: str, message: str
+) -> None:
+    folder = shutil.copytree(byte_tokenizer, tmp_path / "t")
+    (folder / file).write_text("{")
+    with pytest.raises(DataError, match=message):
+        load_text(folder)

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from tests.pipeline.fakes import STAGES, load
+from tests.stub_model import make_stub_model
 from toolkit.pipeline.graph import build_graph, select
-from toolkit.pipeline.identity import flatten
+from toolkit.pipeline.identity import flatten, spec_slice
 from toolkit.spec.schema import LEARNERS, Data, DataFile, Ppo, Spec
 
 
@@ -74,8 +75,7 @@ def test_a_learner_from_rankings_reads_labels_and_a_reward_model_only_judges(tmp
 
 
 def test_a_finished_reward_model_still_lets_dpo_collect_rankings(tmp_path):
-    (tmp_path / "rm").mkdir()
-    (tmp_path / "rm" / "config.json").write_text("{}")
+    make_stub_model(tmp_path / "rm")
     trained = f"models.reward_trained={{path: {tmp_path / 'rm'}}}"
     spec = load(tmp_path, ["ppo=null", "dpo={}", "reward.gate=null", trained]).spec
     kinds = [n.kind for n in build_graph(spec)]
@@ -89,11 +89,19 @@ def test_data_files_and_plug_ins_are_named():
     assert nodes["data"].files == ("d.jsonl", "p.jsonl")
 
 
+def test_people_change_the_label_stage_by_their_file_and_nothing_else(tmp_path):
+    (tmp_path / "ranked.jsonl").write_text("{}")
+    by = f"label={{by: people, file: {tmp_path / 'ranked.jsonl'}}}"
+    nodes = {n.name: n for n in build_graph(load(tmp_path, [by]).spec)}
+    assert {name for name, n in nodes.items() if n.files} == {"label.1"}
+    spec = load(tmp_path).spec
+    label = next(n for n in build_graph(spec) if n.name == "label.1")
+    assert "label.file" not in spec_slice(spec, label.paths, label.ignored)
+
+
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_spec_key_reaches_a_key_or_is_known_not_to(tmp_path, learner):
     """A key that no slice holds would change results without running anything."""
-    from toolkit.pipeline.identity import spec_slice
-
     others = [name for name in LEARNERS if name != learner]
     extra = [] if learner == "ppo" else ["ppo=null", f"{learner}={{}}"]
     spec = load(tmp_path, ["pretrain={}", "label.labelers={}", "folds={}", *extra]).spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.pipeline.fakes import load
+from tests.stub_model import make_stub_model
 from toolkit.pipeline.graph import build_graph
 from toolkit.pipeline.plan import make_plan
 from toolkit.pipeline.runner import run
@@ -36,6 +37,41 @@ def test_later_rounds_collect_from_the_policy_and_add_to_the_labels(tmp_path):
     assert every.items() <= nodes["evaluate"].inputs.items()
 
 
+@pytest.mark.parametrize("learner", ["dpo", "kto"])
+@pytest.mark.parametrize(
+    ("asks", "trained"),
+    [
+        ([], ["reward.3"]),
+        (["evaluate.win_rate=[oracle]"], ["reward.3"]),
+        (["evaluate.win_rate=[oracle]", "reward.gate=null"], []),
+        (["evaluate.win_rate=[oracle]", "reward.gate=null", "sft.select=reward"], ["reward.1"]),
+        (["sft.select=reward"], ["reward.1", "reward.3"]),
+    ],
+)
+def test_a_learner_from_rankings_trains_only_the_reward_models_that_something_reads(
+    tmp_path, learner, asks, trained
+):
+    nodes = graph(tmp_path, "rounds=3", "ppo=null", f"{learner}={{}}", *asks)
+    assert [name for name in nodes if name.startswith("reward.")] == trained
+    assert [name for name in nodes if name.startswith("label.")] == [
+        f"label.{n}" for n in (1, 2, 3)
+    ]
+    judge = nodes["evaluate"].inputs.get("reward")
+    assert judge == (trained[-1] if trained else None)
+    assert {k for k in nodes["evaluate"].inputs if k.startswith("reward.")} == set(trained)
+    if "sft.select=reward" in asks:
+        assert nodes["select"].inputs["reward"] == "reward.1"
+
+
+def test_a_second_round_of_dpo_reuses_the_first_and_judges_once(tmp_path, stages):
+    one = ["ppo=null", "dpo={}"]
+    run(load(tmp_path, one))
+    fate = actions(load(tmp_path, [*one, "rounds=2"]))
+    assert "reward.1" not in fate
+    assert fate["label.1"] == fate["dpo.1"] == "cached"
+    assert fate["reward.2"] == fate["evaluate"] == "runs"
+
+
 def test_without_a_share_of_the_policy_a_later_collect_does_not_wait_for_it(tmp_path):
     assert "learner" not in graph(tmp_path, "rounds=2")["collect.2"].inputs
 
@@ -64,8 +100,7 @@ def test_the_selected_epoch_is_the_sft_model_of_all_later_stages(tmp_path):
 
 
 def test_a_finished_reward_model_selects_too(tmp_path):
-    (tmp_path / "rm").mkdir()
-    (tmp_path / "rm" / "config.json").write_text("{}")
+    make_stub_model(tmp_path / "rm")
     folder = f"models.reward_trained={{path: {tmp_path / 'rm'}}}"
     nodes = graph(tmp_path, "sft.select=reward", folder, "reward.gate=null")
     assert list(nodes) == ["data", "sft", "select", "ppo.1", "evaluate", "export"]

@@ -22,8 +22,8 @@ import sys
 from pathlib import Path
 import toolkit.stages
 from tests.pipeline.fakes import Stages, kill, load
-from toolkit.pipeline import runner
-runner.NOTE_EVERY = 0.0
+from toolkit.pipeline import attempt, runner
+attempt.NOTE_EVERY = 0.0
 folder, stage, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 fake = Stages()
 fake.at[(stage, step)] = kill
@@ -152,6 +152,9 @@ def test_waiting_for_labels_is_no_failure(tmp_path, stages: Stages):
         run(load(tmp_path))
     assert e.value.exit_code == 6
     assert "stage_failed" not in (tmp_path / "runs/events.jsonl").read_text()
+    assert list((tmp_path / "runs/stages/.partial").iterdir()) == []
+    fate = {d.node.name: d.why for d in prepare(load(tmp_path))[1]}
+    assert fate["label.1"] == "not run yet"
 
 
 def test_until_stops_and_the_next_run_goes_on(tmp_path, stages: Stages):

@@ -51,6 +51,14 @@ def test_from_scratch_and_another_seed_link_nothing(tmp_path, stages: Stages):
     assert stages.names() == STAGES
 
 
+def test_a_damaged_result_of_a_sibling_is_not_linked(tmp_path, stages: Stages):
+    run(variant(tmp_path, "one"))
+    (tmp_path / "all/one/stages/sft/out.json").write_text("{")
+    fate = actions(variant(tmp_path, "two"))
+    assert fate["data"] == "adopted"
+    assert fate["sft"] == "runs"
+
+
 def test_a_kill_while_linking_leaves_no_result(tmp_path, stages: Stages, monkeypatch):
     run(variant(tmp_path, "one"))
     done = read_done(tmp_path / "all/one/stages/sft")

@@ -12,6 +12,7 @@ import pytest
 
 from toolkit.pipeline.graph import build_graph
 from toolkit.pipeline.identity import spec_slice
+from toolkit.pipeline.store import PROGRESS
 from toolkit.spec.deviations import compare
 from toolkit.spec.load import load_spec
 from toolkit.spec.resolved import resolved_yaml
@@ -243,7 +244,7 @@ class RunFolder:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write('{"step": 999, "lo')
         progress = {"step": steps, "total": total, "seconds": 3.0, "failed": failed}
-        folder.with_name(folder.name + ".json").write_text(json.dumps(progress))
+        (folder / PROGRESS).write_text(json.dumps(progress))
         return folder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.spec.conftest import Write
+from tests.stub_model import make_stub_model
 from toolkit.spec.deviations import ENVIRONMENT, UNSAID, Comparison, comment_at, compare
 from toolkit.spec.layers import preset_names, preset_tree
 from toolkit.spec.load import examine_spec, load_spec
@@ -158,8 +159,7 @@ def test_the_shipped_spec_is_sound_where_its_files_are(
         "data.rankings.path", "data.pretrain.path",
     ]  # fmt: skip
     for folder in ("models/base-1.3b", "models/base-6b", "data"):
-        Path(folder).mkdir(parents=True)
-        Path(folder, "config.json").write_text('{"n_positions": 2048}', encoding="utf-8")
+        make_stub_model(Path(folder), n_positions=2048)
     for name in ("demonstrations.jsonl", "prompts.jsonl", "rankings.jsonl", "pretrain.txt"):
         Path("data", name).write_text("", encoding="utf-8")
     loaded = load_spec(ROOT / "specs/instructgpt-1.3b.yaml")

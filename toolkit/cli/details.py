@@ -7,15 +7,18 @@ import json
 from typing import Any
 
 from toolkit.cli.parser import add_json_argument, add_spec_arguments
-from toolkit.spec.details import DETAILS, Detail, values
+from toolkit.spec.details import Detail, values
+from toolkit.spec.details_rankings import details_of
 from toolkit.spec.load import load_spec
 from toolkit.spec.schema import Spec
 
 DESCRIPTION = """Print the thirty implementation details that decide whether RLHF works: what each
-is in this spec, and the functions that do it. docs/PAPER.md names the test of each."""
+is in this spec, and the functions that do it. docs/PAPER.md names the test of each. They are
+PPO's; with dpo or kto each is what takes its place there, or says that it is not used."""
 
 EXAMPLES = """  python -m toolkit details my.yaml
   python -m toolkit details my.yaml ppo.kl.controller=adaptive ppo.kl.target=6
+  python -m toolkit details my.yaml ppo=null 'dpo={beta: 0.3}'
   python -m toolkit details my.yaml --json"""
 
 
@@ -36,7 +39,7 @@ def text(spec: Spec) -> str:
     """Return the details as lines, under their headings."""
     lines: list[str] = []
     heading = ""
-    for detail in DETAILS:
+    for detail in details_of(spec):
         if detail.part != heading:
             heading = detail.part
             lines += [*([""] if lines else []), heading]
@@ -46,11 +49,8 @@ def text(spec: Spec) -> str:
 
 def _lines(detail: Detail, spec: Spec) -> list[str]:
     named = [f"{name} = {value}" if name else value for name, value in values(detail, spec)]
-    return [
-        f"{detail.number:4}  {detail.text}",
-        f"      {', '.join(named)}",
-        f"      at {', '.join(detail.where)}",
-    ]
+    lines = [f"{detail.number:4}  {detail.text}", f"      {', '.join(named)}"]
+    return [*lines, *([f"      at {', '.join(detail.where)}"] if detail.where else [])]
 
 
 def document(spec: Spec) -> list[dict[str, Any]]:
@@ -63,5 +63,5 @@ def document(spec: Spec) -> list[dict[str, Any]]:
             "values": {name or "value": value for name, value in values(detail, spec)},
             "where": list(detail.where),
         }
-        for detail in DETAILS
+        for detail in details_of(spec)
     ]

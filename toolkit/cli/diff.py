@@ -10,7 +10,8 @@ from toolkit.pipeline.compare import StageDifference, compare_runs
 DESCRIPTION = """Compare two runs stage by stage: the settings, files and versions that differ, and
 the figures of their results, the first run's first."""
 
-EXAMPLES = """  python -m toolkit diff runs/a runs/b"""
+EXAMPLES = """  python -m toolkit diff runs/a runs/b
+  python -m toolkit run a.yaml out=runs/b share=runs ppo.kl.coef=0.05     makes such a runs/b"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,9 +12,11 @@ from toolkit.spec.errors import ToolkitError
 from toolkit.spec.nearest import did_you_mean
 
 DESCRIPTION = """Say of one finished stage what its result is a function of (settings, files, the
-results it read), why and when it ran, and what it reports."""
+results it read), why and when it ran, and what it reports. `plan` lists the stages of a spec; a
+stage of a round has its number, as ppo.1, and ppo alone means the first."""
 
-EXAMPLES = """  python -m toolkit explain runs/quickstart ppo.1"""
+EXAMPLES = """  python -m toolkit explain runs/quickstart ppo.1
+  python -m toolkit explain runs/quickstart reward       the same as reward.1"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

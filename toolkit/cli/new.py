@@ -6,20 +6,27 @@ import argparse
 import itertools
 import os
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.spec.errors import Problem, SpecError
 from toolkit.spec.nearest import did_you_mean
+from toolkit.spec.resolved import one_line
+
+_PLUGIN = re.compile(r"\bspecs/[\w/]+\.py(?=:)")
 
 DESCRIPTION = """Write a spec to start from: a copy of a shipped one, comments included, with the
-new file's name as the run's name. An existing file is never overwritten.
+new file's name as the run's name. Functions it names (an oracle, a task) are copied too, to where
+it looks for them from here, unless they are there. An existing file is never overwritten.
 
 Shipped specs are the files of `specs/` beside the `toolkit` package (in a checkout), or inside it
-(in an installed wheel)."""
+(in an installed wheel). Paths in a spec start at the folder in which you type the command."""
 
-EXAMPLES = """  python -m toolkit new my.yaml --from quickstart
-  python -m toolkit new --list"""
+EXAMPLES = """  python -m toolkit new --list
+  python -m toolkit new my.yaml --from quickstart
+  python -m toolkit new mine.yaml --from instructions    with an oracle to write your own after"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if args.source not in shipped:
         message = f'no shipped spec "{args.source}"; {did_you_mean(args.source, shipped)}'
         raise SpecError([Problem("command line", 0, 0, "--from", message)])
-    target = Path(args.file)
-    _write_new(target, _renamed(shipped[args.source].read_text(encoding="utf-8"), target.stem))
-    print(f"wrote {target}; next: python -m toolkit check {target}", file=sys.stderr)
+    source, target = shipped[args.source], Path(args.file)
+    text = source.read_text(encoding="utf-8")
+    _write_new(target, _renamed(text, target.stem))
+    copied = "".join(f" and {name}, which it names" for name in _copy_plugins(text, source.parent))
+    check = shlex.join(["python", "-m", "toolkit", "check", str(target)])
+    print(f"wrote {target}{copied}; next: {check}", file=sys.stderr)
     return 0
 
 
@@ -68,9 +78,21 @@ def _title(path: Path) -> str:
 
 def _renamed(text: str, name: str) -> str:
     """Return the spec under another run name, so that two copies do not share a run folder."""
-    line = f"name: {name}"
-    renamed, count = re.subn(r"^name:.*?(?=\s+#|$)", line, text, count=1, flags=re.MULTILINE)
+    line = f"name: {one_line(name)}"
+    place = re.compile(r"^name:.*?(?=\s+#|$)", flags=re.MULTILINE)
+    renamed, count = place.subn(lambda _: line, text, count=1)
     return renamed if count else f"{line}\n{text}"
+
+
+def _copy_plugins(text: str, shipped: Path) -> Iterator[str]:
+    """Copy the Python files that a shipped spec names to where it looks for them; yield each."""
+    for name in dict.fromkeys(_PLUGIN.findall(text)):
+        source, target = shipped / Path(name).relative_to("specs"), Path(name)
+        if target.exists() or not source.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(target, source.read_text(encoding="utf-8"))
+        yield name
 
 
 def _write_new(target: Path, text: str) -> None:

@@ -14,12 +14,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 
 from toolkit.spec.nearest import nearest_name
 
 PROGRAM = "python -m toolkit"
+_WIDTH = 96
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("toolkit.cli.new", "write a spec to start from"),
@@ -84,7 +86,7 @@ def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     """Return the parser of one command, with its description, examples and exit codes."""
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} {name}",
-        description=module.DESCRIPTION,
+        description=_filled(module.DESCRIPTION),
         epilog=f"examples:\n{module.EXAMPLES.rstrip()}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -93,14 +95,20 @@ def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     return parser
 
 
+def _filled(text: str) -> str:
+    """Return the paragraphs of a text with lines of one width."""
+    return "\n\n".join(textwrap.fill(part, _WIDTH) for part in text.split("\n\n"))
+
+
 def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the spec file and its overrides, as every command that reads a spec has them."""
-    parser.add_argument("spec", help="the YAML file")
+    parser.add_argument("spec", help="the YAML file; paths in it start at the current directory")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="override a value, such as ppo.kl.coef=0.05, or switch a section off: ppo.ptx=null",
+        help="override a value, such as ppo.kl.coef=0.05, switch a section off, ppo.ptx=null, or "
+        "give one whole, 'dpo={beta: 0.3}'; `show` prints every key",
     )
 
 

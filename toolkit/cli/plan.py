@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from toolkit.cli.parser import add_json_argument, add_spec_arguments
@@ -11,8 +12,8 @@ from toolkit.pipeline.plan import Plan, make_plan
 from toolkit.spec.load import load_spec
 
 DESCRIPTION = """Say of each stage whether it runs, goes on or is reused, WHY, and how much work it
-is. Nothing is run and no model is loaded. The work is counted from the records; what the rules
-dropped is said below the table."""
+is. Nothing is run and no model is loaded. The work is counted from the records; below the table
+stands what the rules dropped and how much room on disk the models take."""
 
 EXAMPLES = """  python -m toolkit plan specs/quickstart.yaml
   python -m toolkit plan my.yaml ppo.kl.coef=0.05
@@ -62,5 +63,6 @@ def document(plan: Plan) -> dict[str, Any]:
             for stage in plan.stages
         ],
         "counts": plan.counts,
+        "disk": None if plan.disk is None else asdict(plan.disk),
         "notes": plan.notes,
     }

@@ -10,10 +10,13 @@ from toolkit.cli.parser import add_spec_arguments
 
 DESCRIPTION = """Run every stage of a spec in order. A stage whose inputs have not changed is
 reused; one that was stopped or killed goes on from its last checkpoint and ends in the same bits.
-Everything is written below `out`."""
+Everything is written below `out`, by default runs/NAME.
+
+Ctrl-C saves a checkpoint after the present step and stops; Ctrl-C again stops at once. Every way
+to stop is safe: type the same command again to go on."""
 
 EXAMPLES = """  python -m toolkit run specs/quickstart.yaml
-  python -m toolkit run my.yaml --until reward
+  python -m toolkit run my.yaml --until reward        to look at the reward model first
   python -m toolkit run my.yaml ppo.kl.coef=0.05      only what depends on it runs again"""
 
 

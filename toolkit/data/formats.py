@@ -3,7 +3,8 @@
     demonstrations   {"prompt", "response"}, or {"messages": [{role, content}...]} that end with
                      the assistant
     prompts          {"prompt"}, or {"messages"} that end with the user
-    rankings         {"prompt", "responses", "ranks"}: 1 is best, equal numbers tie
+    rankings         {"prompt", "responses", "ranks"}: 1 is best, equal numbers tie, and only their
+                     order counts: ranks may have gaps
                      {"prompt", "chosen", "rejected"}: a pair
                      {"chosen", "rejected"}: dialogues that share a prefix up to "Assistant:"
     pretrain         .txt, .txt.zst: documents parted by <|endoftext|>; or records with "text"
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -28,6 +29,7 @@ from toolkit.data.records import (
     RANKING_FIELDS,
     Document,
     Record,
+    parse_collected_ranking,
     parse_demonstration,
     parse_document,
     parse_prompt,
@@ -39,6 +41,7 @@ from toolkit.spec.errors import DataError, Problem
 
 BAD = "bad record"
 _SHOWN = 20
+_SKIP = "; on_bad: skip drops and counts them"
 
 T = TypeVar("T", Record, Document)
 
@@ -85,6 +88,16 @@ def read_prompts(file: FileSettings) -> Read[Record]:
 def read_rankings(file: FileSettings) -> Read[Record]:
     """Read prompts with K ranked answers, or pairs."""
     return _read(file, "rankings", RANKING_FIELDS, parse_ranking)
+
+
+def read_collected_rankings(path: str) -> Read[Record]:
+    """Read `label.file`: rankings of answers that a model gave, which may be empty."""
+    file = FileSettings(path, {}, "stop")
+    found = _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
+    # data files have fields to map columns by, and on_bad; label.file has neither
+    for hint in ("; set fields to rename a column", _SKIP):
+        found.problems = [replace(p, message=p.message.removesuffix(hint)) for p in found.problems]
+    return found
 
 
 def read_documents(file: FileSettings) -> Read[Document]:
@@ -137,15 +150,13 @@ def _settle(found: Read[Any], file: FileSettings, kind: str, bad: list[Problem])
         found.problems.append(Problem(file.path, 0, 0, "", f"{text}; expected {kind}"))
 
 
-def shorten(problems: list[Problem]) -> list[Problem]:
+def shorten(problems: list[Problem], fix: str = _SKIP) -> list[Problem]:
     """Keep the first problems of a file, and say how many more there are."""
     if len(problems) <= _SHOWN:
         return problems
     rest = len(problems) - _SHOWN
     last = problems[_SHOWN - 1]
-    more = Problem(
-        last.file, 0, 0, "", f"and {rest} more bad records; on_bad: skip drops and counts them"
-    )
+    more = Problem(last.file, 0, 0, "", f"and {rest} more bad records{fix}")
     return [*problems[:_SHOWN], more]
 
 

@@ -8,7 +8,8 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from toolkit.spec.errors import Problem, SpecError, StageFailed
 
 if TYPE_CHECKING:
     from toolkit.spec.schema import Spec
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 Oracle = Callable[[Sequence[str], Sequence[str], Sequence[bool]], list[float]]
 """(prompts, responses, finished) -> a score for each response; higher is better."""
@@ -48,19 +51,19 @@ def load_scorer(reference: str, path: str) -> Oracle:
 
     Raises:
         SpecError: it cannot be loaded.
-        StageFailed: when called, it returns something other than one finite number per response.
+        StageFailed: when called, it raises, or returns something other than one finite number per
+            response.
     """
     function = load_function(reference, path)
+    name = f"{path} {reference}"
     if _accepts_finished(function):
-        return _checked(function, reference)
+        return _checked(function, name)
 
-    def call(
-        prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
-    ) -> list[float]:
+    def call(prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]) -> Any:
         del finished
-        return list(function(list(prompts), list(responses)))
+        return function(prompts, responses)
 
-    return _checked(call, reference)
+    return _checked(call, name)
 
 
 def load_function(reference: str, path: str = "fn") -> Callable[..., Any]:
@@ -121,15 +124,20 @@ def _accepts_finished(function: Callable[..., Any]) -> bool:
     return sum(parameter.kind in kinds for parameter in parameters) >= 3
 
 
-def _checked(function: Callable[..., Sequence[float]], name: str) -> Oracle:
+def _checked(function: Callable[..., Any], name: str) -> Oracle:
     """Wrap `function`: anything but one finite number per response is an error that names it."""
 
     def call(
         prompts: Sequence[str], responses: Sequence[str], finished: Sequence[bool]
     ) -> list[float]:
-        scores = [
-            float(score) for score in function(list(prompts), list(responses), list(finished))
-        ]
+        try:
+            found = function(list(prompts), list(responses), list(finished))
+        except (Exception, SystemExit) as error:
+            raise StageFailed(f"{raised(name, error)}; mend it") from error
+        if not isinstance(found, Iterable):
+            kind = type(found).__name__
+            raise StageFailed(f"{name} returned {kind}; expected a score for each response")
+        scores = [_number(value, name) for value in found]
         if len(scores) != len(responses):
             raise StageFailed(
                 f"{name} returned {len(scores)} scores for {len(responses)} responses"
@@ -140,6 +148,24 @@ def _checked(function: Callable[..., Sequence[float]], name: str) -> Oracle:
         return scores
 
     return call
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        message = f"{name} returned {value!r} as a score; expected a number for each response"
+        raise StageFailed(message) from None
+
+
+def raised(name: str, error: BaseException) -> str:
+    """Return what a plug-in raised and where, "NAME raised KeyError: 'x' (judge.py:5)"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if _PACKAGE not in Path(frame.filename).parents]
+    own = [frame for frame in theirs if frame.filename == theirs[0].filename] or frames
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    text = f": {error}" if str(error) else ""
+    return f"{name} raised {type(error).__name__}{text}{place}"
 
 
 def _error(path: str, message: str) -> SpecError:

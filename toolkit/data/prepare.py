@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from toolkit.data.contradictions import contradictions
 from toolkit.data.encode import BadText, Tokenized, encode_record
 from toolkit.data.formats import (
     Read,
@@ -151,6 +152,8 @@ def _file_parts(spec: Spec) -> list[_Part]:
         file = getattr(spec.data, kind)
         if file is not None:
             found = apply_rules(spec.data, read(settings_of(file)))
+            if kind == "rankings":
+                found.notes += contradictions(file.path, found.records)
             parts.append(_Part(kind, found, [side_of(spec, record) for record in found.records]))
     return parts
 

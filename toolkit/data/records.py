@@ -98,8 +98,17 @@ def parse_prompt(line: int, row: dict[str, Any]) -> Record:
     return Record(line, _text(row, "prompt"), user=_user(row))
 
 
-def parse_ranking(line: int, row: dict[str, Any]) -> Record:
-    """Check one ranking in any of its three forms.
+def parse_collected_ranking(line: int, row: dict[str, Any]) -> Record:
+    """Check one ranking of answers that a model gave, which may be empty.
+
+    Raises:
+        FieldError: as of `parse_ranking`.
+    """
+    return parse_ranking(line, row, empty=True)
+
+
+def parse_ranking(line: int, row: dict[str, Any], *, empty: bool = False) -> Record:
+    """Check one ranking in any of its three forms; `empty`: its answers may be.
 
     Raises:
         FieldError: a field is missing, empty, or of the wrong type; K < 2; ranks of another length.
@@ -115,7 +124,8 @@ def parse_ranking(line: int, row: dict[str, Any]) -> Record:
     prompt = _text(row, "prompt")
     responses = _list(row, "responses")
     for at, response in enumerate(responses):
-        _text({f"responses.{at}": response}, f"responses.{at}")
+        if not (empty and isinstance(response, str)):
+            _text({f"responses.{at}": response}, f"responses.{at}")
     if len(responses) < 2:
         raise FieldError("responses", f"expected at least 2 answers to rank, got {len(responses)}")
     ranks = _list(row, "ranks")

@@ -16,7 +16,7 @@ from typing import Any
 from toolkit.spec.errors import DataError, Problem, SpecError
 from toolkit.spec.schema import Spec
 
-VERSION = 3
+VERSION = 4
 """Part of every cached answer's name; raised when the rules change."""
 
 
@@ -72,6 +72,9 @@ def _scan(spec: Spec) -> Scan:
         found.problems += _too_few_labelers(spec, prepared.records)
     except (DataError, SpecError) as error:
         found.problems += error.problems
+    except Exception as error:
+        found.problems.append(_raised_by_a_task(spec, error))
+    _scan_people(spec, found)
     if task is None:
         try:
             documents, counts = load_documents(spec)
@@ -82,10 +85,33 @@ def _scan(spec: Spec) -> Scan:
     return found
 
 
+def _scan_people(spec: Spec, found: Scan) -> None:
+    """Check the form of people's rankings; what they rank is known when it has been collected."""
+    from toolkit.data.contradictions import contradictions
+    from toolkit.data.formats import read_collected_rankings
+
+    if spec.label.file is None:
+        return
+    read = read_collected_rankings(spec.label.file)
+    found.problems += read.problems
+    found.warnings += contradictions(spec.label.file, read.records)
+    found.counts["label.file"] = {"read": read.read, "kept": len(read.records)}
+
+
+def _raised_by_a_task(spec: Spec, error: Exception) -> Problem:
+    """Return the problem that your own task has; an error of anybody else is raised again."""
+    from toolkit.data.oracle import raised
+
+    if spec.data.task is None or spec.data.task.fn is None:
+        raise error
+    message = f"{raised(spec.data.task.fn, error)}; mend it"
+    return Problem("spec", 0, 0, "data.task.fn", message)
+
+
 def _too_few_labelers(spec: Spec, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Problem]:
     """Folds over the labelers of a file, where nobody else ranks, need one for each group."""
     file = spec.data.rankings
-    if spec.folds is None or file is None or spec.label.labelers is not None:
+    if spec.folds is None or file is None or _others_rank(spec):
         return
     rows = records.get("rankings", {}).get("all", [])
     names = {row["labeler"] for row in rows if "labeler" in row}
@@ -95,6 +121,10 @@ def _too_few_labelers(spec: Spec, records: Mapping[str, Mapping[str, Any]]) -> I
             f"{len(names)}; give each record its labeler, or lower folds.count"
         )
         yield Problem(file.path, 0, 0, "labeler", message)
+
+
+def _others_rank(spec: Spec) -> bool:
+    return spec.label.labelers is not None or spec.label.by == "people"
 
 
 def _keep(beside: Path, found: Scan) -> None:
@@ -115,7 +145,7 @@ def _keep(beside: Path, found: Scan) -> None:
 
 def _key(spec: Spec) -> str:
     """Return a digest of what the answer depends on: settings, and the contents of every file."""
-    asked = [spec.evaluate is not None, spec.folds and spec.folds.count, bool(spec.label.labelers)]
+    asked = [spec.evaluate is not None, spec.folds and spec.folds.count, _others_rank(spec)]
     settings = json.dumps(
         [VERSION, spec.seed, asdict(spec.data), asdict(spec.text), spec.models.base.path, asked],
         sort_keys=True,
@@ -131,15 +161,11 @@ def _key(spec: Spec) -> str:
 
 
 def _files(spec: Spec) -> Iterator[Path]:
-    named: list[Any] = [
-        spec.data.demonstrations,
-        spec.data.prompts,
-        spec.data.rankings,
-        spec.data.pretrain,
-    ]
-    for file in named:
-        if file is not None:
-            path = Path(file.path)
+    data = spec.data
+    files: list[Any] = [data.demonstrations, data.prompts, data.rankings, data.pretrain]
+    for name in (*(file.path for file in files if file is not None), spec.label.file):
+        if name is not None:
+            path = Path(name)
             yield from sorted(path.rglob("*")) if path.is_dir() else [path]
     if spec.data.task is not None and spec.data.task.fn is not None:
         yield Path(spec.data.task.fn.rpartition(":")[0])

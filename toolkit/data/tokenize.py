@@ -177,10 +177,16 @@ def load_text(
 
     folder = Path(folder)
     source = folder / "tokenizer.json"
+    fix = "save a fast tokenizer there with transformers' save_pretrained"
     if not source.exists():
-        fix = "save a fast tokenizer there with transformers' save_pretrained"
         raise _problem(folder, f"has no tokenizer.json; {fix}")
-    backend = Tokenizer.from_file(str(source))
+    try:
+        backend = Tokenizer.from_file(str(source))
+    except Exception as error:
+        # tokenizers raises a bare Exception for whatever is wrong with the file
+        raise _problem(
+            folder, f"has a tokenizer.json that cannot be read ({error}); {fix}"
+        ) from error
     named = _special_tokens(folder)
     if "eos_token" not in named:
         raise _problem(
@@ -264,7 +270,13 @@ def _special_tokens(folder: Path) -> dict[str, str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        message = f"has a {path.name} that is no JSON object ({error}); copy the file again"
+        raise _problem(path.parent, message) from error
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

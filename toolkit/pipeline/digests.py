@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.machinery
+import os
 import time
 from pathlib import Path
 
@@ -52,8 +53,8 @@ class Digests:
         return {str(p): self.file(p) for p in found} or {path: ABSENT}
 
     def save(self) -> None:
-        """Keep the memory on disk when its folder exists."""
-        if self.changed and self.cache and self.cache.parent.is_dir():
+        """Keep the memory on disk when its folder exists and may be written: it only saves time."""
+        if self.changed and self.cache and os.access(self.cache.parent, os.W_OK):
             write_json_atomic(self.cache, self.memory)
             self.changed = False
 

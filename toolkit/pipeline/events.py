@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -29,6 +30,11 @@ class Events:
         """Write one line: time, event, and the given fields."""
         line = json.dumps({"time": now(), "event": kind, **fields}, default=str)
         os.write(self._handle, line.encode("utf-8") + b"\n")
+
+    def try_write(self, kind: str, **fields: Any) -> None:
+        """Write one line of a run that stops; on a full disk the cause of the stop goes first."""
+        with contextlib.suppress(OSError):
+            self.write(kind, **fields)
 
     def close(self) -> None:
         """Close the file."""

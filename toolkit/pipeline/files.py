@@ -38,11 +38,15 @@ def fsync_tree(folder: Path) -> None:
 def write_text_atomic(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader or a crash sees the old file or the new one."""
     beside = path.with_name(f".{path.name}.new-{os.getpid()}")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
 
 

@@ -3,6 +3,7 @@
     data -> pretrain -> sft -> init -> for each round r: collect.r -> label.r -> reward.r
          -> select (once, after reward.1) -> LEARNER.r
          with folds beside the last round's reward model, where asked for
+         and a reward model only where something reads it (Spec.reward_rounds)
     -> evaluate, export
 
 LEARNER is the stage that improves the policy; who reads it finds it under the key "learner".
@@ -78,8 +79,11 @@ SLICES: Mapping[str, tuple[str, ...]] = {
 FIRST_ROUND_IGNORES = ("collect.sources.ppo", "ppo.restart")
 """Paths that matter from the second round on: changing them keeps the first."""
 
-IGNORES: Mapping[str, tuple[str, ...]] = {"sft": ("sft.select_prompts",)}
-"""Stage kind -> paths inside its slice that another stage reads."""
+IGNORES: Mapping[str, tuple[str, ...]] = {
+    "sft": ("sft.select_prompts",),
+    "label": ("label.file",),
+}
+"""Stage kind -> paths inside its slice that another stage reads, or that its files stand for."""
 
 OUTSIDE_KEYS = ("reward.gate",)
 """Paths inside a slice that judge a result without changing it: moving a gate trains nothing."""
@@ -120,7 +124,7 @@ def stages(spec: Spec) -> list[tuple[str, int]]:
     start = {"pretrain": spec.pretrain, "sft": spec.sft, "init": spec.ppo and spec.ppo.init}
     chosen = [("data", 0), *((kind, 0) for kind, section in start.items() if section)]
     for number in range(1, spec.rounds + 1):
-        chosen += [(kind, number) for kind in _ranking(spec)]
+        chosen += [(kind, number) for kind in _ranking(spec, number)]
         if number == spec.rounds and spec.folds is not None:
             chosen.append(("folds", 0))
         if number == 1 and spec.sft is not None and spec.sft.select == "reward":
@@ -131,10 +135,11 @@ def stages(spec: Spec) -> list[tuple[str, int]]:
     return chosen + [(kind, 0) for kind, section in end.items() if section]
 
 
-def _ranking(spec: Spec) -> list[str]:
-    """Return the kinds of stages that lead to rankings, and to a reward model."""
+def _ranking(spec: Spec, number: int) -> list[str]:
+    """Return the kinds of stages of a round that lead to rankings, and to a reward model."""
     labels = (["collect"] if spec.collect is not None else []) + ["label"]
-    return (labels if spec.ranks else []) + (["reward"] if spec.trains_reward else [])
+    reward = ["reward"] if number in spec.reward_rounds else []
+    return (labels if spec.ranks else []) + reward
 
 
 def build_graph(spec: Spec) -> list[Node]:
@@ -205,6 +210,7 @@ def _files(spec: Spec, kind: str) -> Iterable[str]:
         yield from [spec.text.tokenizer] if spec.text.tokenizer else base
     elif kind == "label":
         yield from _folder(spec.label.model)
+        yield from [spec.label.file] if spec.label.file else []
     elif kind != "select":
         yield from base
     if kind == "collect" and spec.collect is not None:

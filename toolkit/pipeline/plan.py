@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolkit.pipeline.counts import Counts, counts_of
 from toolkit.pipeline.decide import Decision
+from toolkit.pipeline.disk import Disk, disk_notes, room
 from toolkit.pipeline.machine import Machine
 from toolkit.pipeline.runner import prepare
 from toolkit.pipeline.work import collect_prompts, optimizer_steps, work_text
@@ -40,6 +41,7 @@ class Plan:
         machine: resolved hardware.
         stages: in order.
         counts: records of each data file, by rule, as the scan found them.
+        disk: the room its models take; None where they are made from scratch.
         notes: sentences a user should read.
     """
 
@@ -47,6 +49,7 @@ class Plan:
     machine: Machine
     stages: list[PlannedStage]
     counts: dict[str, dict[str, int]]
+    disk: Disk | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,13 +77,15 @@ def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
         )
         for decision in decisions
     ]
-    notes = [*_drop_notes(scanned.counts), *_round_notes(spec, counts), *scanned.warnings]
+    disk = room(spec, decisions)
+    notes = [*_drop_notes(scanned.counts), *_round_notes(spec, counts), *disk_notes(disk)]
     return Plan(
         folder=folder,
         machine=machine,
         stages=stages,
         counts=scanned.counts,
-        notes=notes,
+        disk=disk,
+        notes=[*notes, *scanned.warnings],
     )
 
 

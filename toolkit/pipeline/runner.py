@@ -7,32 +7,24 @@ goes on from the last checkpoint and ends in the same bits.
 from __future__ import annotations
 
 import importlib.util
-import math
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from toolkit.pipeline.attempt import Attempt
 from toolkit.pipeline.decide import Decision, chosen_nodes, decide
 from toolkit.pipeline.digests import Digests
-from toolkit.pipeline.events import Display, Events, Silent, now
+from toolkit.pipeline.events import Display, Events, Silent
 from toolkit.pipeline.files import make_folder, write_json_atomic, write_text_atomic
 from toolkit.pipeline.gates import check_gate
 from toolkit.pipeline.guard import only_writer
 from toolkit.pipeline.lock import write_lock
 from toolkit.pipeline.machine import Machine, resolve_machine
-from toolkit.pipeline.memory import peak_memory, reset_peak
-from toolkit.pipeline.store import Done, Partial, Store
+from toolkit.pipeline.store import Done, Store
 from toolkit.spec.deviations import compare, paper_preset
 from toolkit.spec.errors import WaitsForLabels
 from toolkit.spec.load import Loaded
 from toolkit.spec.resolved import resolved_yaml
 from toolkit.spec.schema import Spec
-from toolkit.stages.context import StageContext, StageResult
-
-NOTE_EVERY = 1.0
-"""Seconds between two notes of how far a stage is; `plan` reads them after a kill."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +123,7 @@ class _Runner:
             for decision in decisions:
                 self._stage(decision)
         except BaseException as error:
-            self.events.write("run_stopped", cause=type(error).__name__, message=str(error))
+            self.events.try_write("run_stopped", cause=type(error).__name__, message=str(error))
             raise
         _link_export(self.folder)
         self.events.write("run_finished")
@@ -156,119 +148,23 @@ class _Runner:
     def _execute(self, decision: Decision) -> Done:
         name = decision.node.name
         self.display.begin(name, f"{decision.action}: {decision.why}")
-        attempt = _Attempt(self, decision)
+        attempt = Attempt(decision, self.store, self.events, self.display)
         try:
-            result = attempt.execute()
+            self.store.check_inputs(name, decision.node.inputs.values())
+            done = attempt.finished(attempt.execute(self.spec, self.machine))
+            self.store.publish(name, done)
         except BaseException as error:
-            attempt.stopped(error)
+            seen = attempt.stopped(error)
             self.display.end(name, _ending(error))
-            raise
-        done = attempt.finished(result)
-        self.store.publish(name, done)
+            if seen is error:
+                raise
+            raise seen from error
         self.events.write("stage_done", stage=name, key=done.key, seconds=done.seconds)
         for warning in done.warnings:
             self.events.write("warning", stage=name, message=warning)
             self.display.say(f"{name}: warning: {warning}")
         self.display.end(name, f"done in {done.seconds:.1f} s")
         return done
-
-
-class _Attempt:
-    """One execution of one stage, from its work folder to its done.json."""
-
-    def __init__(self, runner: _Runner, decision: Decision) -> None:
-        self.runner, self.decision = runner, decision
-        name, key = decision.node.name, decision.key
-        before = runner.store.partial(name, key) or Partial()
-        fresh = decision.action != "continues"
-        self.work = runner.store.begin(name, key, fresh=fresh)
-        self.note = Partial(
-            step=0 if fresh else before.step,
-            total=0 if fresh else before.total,
-            seconds=0.0 if fresh else before.seconds,
-            started=now() if fresh or not before.started else before.started,
-        )
-        self.earlier = self.note.seconds
-        self.clock = time.monotonic()
-        self.noted = 0.0
-        self.was_reset = reset_peak()
-
-    def execute(self) -> StageResult:
-        """Hand the stage its context and wait for its result."""
-        from toolkit import stages
-
-        node, runner = self.decision.node, self.runner
-        self._write_note()
-        return stages.execute(
-            StageContext(
-                spec=runner.spec,
-                name=node.name,
-                kind=node.kind,
-                round=node.round,
-                work=self.work,
-                inputs={k: runner.store.folder(name) for k, name in node.inputs.items()},
-                device=runner.machine.device,
-                threads=runner.machine.threads,
-                progress=self._progress,
-                event=self._event,
-            )
-        )
-
-    def _progress(self, step: int, total: int, metrics: Mapping[str, float]) -> None:
-        self.note = replace(self.note, step=step, total=total)
-        self.runner.display.step(step, total, metrics)
-        if time.monotonic() - self.noted >= NOTE_EVERY:
-            self._write_note()
-
-    def _event(self, kind: str, **fields: Any) -> None:
-        self.runner.events.write(kind, **{"stage": self.decision.node.name, **fields})
-        if message := fields.get("message"):
-            self.runner.display.say(str(message))
-
-    def _write_note(self) -> None:
-        self.note = replace(self.note, seconds=self._seconds())
-        self.runner.store.note(self.decision.node.name, self.decision.key, self.note)
-        self.noted = time.monotonic()
-
-    def _seconds(self) -> float:
-        return round(self.earlier + time.monotonic() - self.clock, 3)
-
-    def stopped(self, error: BaseException) -> None:
-        """Leave the work folder as it is, with a note of where and why it stopped."""
-        kind = "stage_interrupted"
-        if not isinstance(error, (KeyboardInterrupt, WaitsForLabels)):
-            kind = "stage_failed"
-            self.note = replace(self.note, failed=str(error) or type(error).__name__)
-        self._write_note()
-        self.runner.events.write(
-            kind, stage=self.decision.node.name, step=self.note.step, message=str(error)
-        )
-
-    def finished(self, result: StageResult) -> Done:
-        """Return the contents of done.json."""
-        peak, covers = peak_memory(was_reset=self.was_reset)
-        return Done(
-            key=self.decision.key,
-            parts=self.decision.parts,
-            started=self.note.started,
-            finished=now(),
-            seconds=self._seconds(),
-            peak_memory=peak,
-            peak_memory_of=covers,
-            device_memory=result.device_memory,
-            summary=_finite(dict(result.summary)),
-            warnings=list(result.warnings),
-            gate=result.gate,
-        )
-
-
-def _finite(value: Any) -> Any:
-    """Return `value` with null for every number that JSON cannot hold."""
-    if isinstance(value, Mapping):
-        return {str(name): _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ending(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
     stages/<name>/                     finished: done.json exists
     stages/.partial/<name>-<key12>/    being written; a killed run finds it again by its key
-                                       (progress.json in it says how far it came, for `plan`)
+                                       (progress.json in it says how far it came, for `plan`;
+                                       traceback.txt, where it failed, by what)
     stages/.old/<name>-<key12>/        replaced, reused when its key is wanted again
 
 A stage may be adopted from another run: its files are hard links, so they take no room twice. This
@@ -20,10 +21,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from toolkit.pipeline.damage import check_whole, damage, file_sizes
+from toolkit.pipeline.failures import TRACEBACK
 from toolkit.pipeline.files import (
     fsync_folder,
     fsync_tree,
@@ -50,6 +54,7 @@ class Done:
         peak_memory_of: "stage" or "process": what peak_memory covers.
         device_memory: peak bytes on the GPU; None where the stage ran on the CPU.
         summary, warnings, gate: as the stage said (StageResult).
+        files: path in the folder -> bytes, as the stage left them; {} of an earlier version.
     """
 
     key: str
@@ -63,6 +68,7 @@ class Done:
     summary: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     gate: str | None = None
+    files: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +90,17 @@ def short(key: str) -> str:
 def read_done(folder: Path) -> Done | None:
     """Return done.json of a stage folder, or None when the stage is not finished."""
     value = read_json(folder / "done.json")
-    if not isinstance(value, dict) or "key" not in value or "parts" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("parts"), dict):
+        return None
+    if not isinstance(value.get("key"), str):
         return None
     return Done(**{name: value[name] for name in Done.__dataclass_fields__ if name in value})
 
 
 def find_shared(folder: Path, own: Path, name: str, key: str) -> Path | None:
     """Return the folder of a finished stage of this name and key in a run below `folder`, or None.
+
+    One whose files are no longer as the stage left them is passed over.
 
     Args:
         folder: folder whose subfolders are runs.
@@ -101,7 +111,7 @@ def find_shared(folder: Path, own: Path, name: str, key: str) -> Path | None:
     for run in sorted(path for path in folder.glob("*/") if path.resolve() != own.resolve()):
         for place in (Store(run).folder(name), Store(run).old_folder(name, key)):
             done = read_done(place)
-            if done is not None and done.key == key:
+            if done is not None and done.key == key and damage(place, done.files) is None:
                 return place
     return None
 
@@ -181,6 +191,7 @@ class Store:
         if fresh or not self.can_continue(name, key):
             remove_tree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / TRACEBACK).unlink(missing_ok=True)
         return folder
 
     def note(self, name: str, key: str, partial: Partial) -> None:
@@ -192,8 +203,19 @@ class Store:
         folder = self.partial_folder(name, done.key)
         (folder / PROGRESS).unlink(missing_ok=True)
         fsync_tree(folder)
-        write_json_atomic(folder / "done.json", asdict(done))
+        whole = replace(done, files=file_sizes(folder, without=(CHECKPOINT, "done.json")))
+        write_json_atomic(folder / "done.json", asdict(whole))
         return self._move_into_place(name, folder, done.key)
+
+    def check_inputs(self, reader: str, names: Iterable[str]) -> None:
+        """Refuse to let the stage `reader` read finished stages that were damaged since.
+
+        Raises:
+            ToolkitError: a file of one is gone or of another size.
+        """
+        for name in names:
+            if (done := self.done(name)) is not None:
+                check_whole(reader, name, self.folder(name), done.files)
 
     def reuse_old(self, name: str, key: str) -> Path:
         """Bring a replaced result back; the present one takes its place in .old."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.pipeline.graph import Node, build_graph
 from toolkit.pipeline.identity import spec_slice
-from toolkit.pipeline.store import Store
+from toolkit.pipeline.store import PROGRESS, Store
 from toolkit.spec.errors import DataError, Problem, ToolkitError
 from toolkit.spec.load import examine_spec
 from toolkit.spec.schema import Spec
@@ -163,7 +163,7 @@ def _unfinished(node: Node, folder: Path) -> Stage:
         state="unfinished",
         folder=folder,
         metrics=tuple(read_lines(folder / "metrics.jsonl", growing=True)),
-        progress=read_json(folder.with_name(folder.name + ".json")),
+        progress=read_json(folder / PROGRESS),
     )
 
 

@@ -26,8 +26,8 @@ USUAL = "instructgpt/1.3b"
 
 ENVIRONMENT = (
     "seed", "out", "share", "hardware", "models", "text.tokenizer", "text.template", "text.pad",
-    "data", "pretrain", "collect.batch", "label.by", "label.fn", "label.model", "label.labelers",
-    "reward.gate", "folds", "evaluate", "checkpoint", "log", "export",
+    "data", "pretrain", "collect.batch", "label.by", "label.fn", "label.file", "label.model",
+    "label.labelers", "reward.gate", "folds", "evaluate", "checkpoint", "log", "export",
 )  # fmt: skip
 """Paths that say what a run is done with; every other one belongs to the recipe."""
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -86,3 +87,23 @@ class WaitsForLabels(ToolkitError):
     """The run needs rankings that somebody still has to make."""
 
     exit_code = 6
+
+
+_SYSTEM = {
+    errno.ENOSPC: "no space is left on that disk; make room",
+    errno.EDQUOT: "the disk quota is used up; make room",
+    errno.EACCES: "permission denied; ask for the right to it, or name another place",
+    errno.EPERM: "not permitted; ask for the right to it, or name another place",
+    errno.EROFS: "the disk can only be read; name another place",
+    errno.EISDIR: "is a folder where a file was expected; name a file",
+    errno.ENOTDIR: "a part of this path is a file; name a folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.EIO: "the disk reports a fault; look at it, or name another place",
+}
+
+
+def system_error_text(error: OSError) -> str | None:
+    """Return what the system refused and the fix, "PATH: ..."; None for what is no matter of it."""
+    text = _SYSTEM.get(error.errno or 0)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return None if text is None else f"{names[-1]}: {text}" if names else text

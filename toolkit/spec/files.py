@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.spec.kinds import split_function
+from toolkit.spec.model_folder import model_fault
 from toolkit.spec.nearest import nearest_name
 from toolkit.spec.schema import Spec
 from toolkit.spec.walk import Walker
@@ -30,6 +31,8 @@ def _data(spec: Spec) -> Iterator[Finding]:
             message = _missing(source.path)
             if message:
                 yield f"data.{name}.path", message
+    if spec.label.file and (message := _missing(spec.label.file)):
+        yield "label.file", message
 
 
 def _models(spec: Spec) -> Iterator[Finding]:
@@ -66,6 +69,8 @@ def _sources(spec: Spec) -> Iterator[Finding]:
             hint = f'; did you mean "{near}"?' if near else ""
             message = f'"{name}" is not base, sft, ppo or a model folder{hint}'
             yield "collect.sources", message
+        elif name not in ("base", "sft", "ppo") and (fault := model_fault(Path(name))):
+            yield "collect.sources", fault
 
 
 def _missing(path: str) -> str | None:
@@ -90,9 +95,7 @@ def _missing_model(folder: str) -> str | None:
     message = _missing(folder)
     if message:
         return message.replace("no file", "no folder") + " (a model is a local Hugging Face folder)"
-    if not (Path(folder) / "config.json").is_file():
-        return f'"{folder}" has no config.json; expected a Hugging Face model folder'
-    return None
+    return model_fault(Path(folder))
 
 
 def _functions(spec: Spec) -> Iterator[Finding]:

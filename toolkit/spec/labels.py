@@ -37,7 +37,16 @@ class Labelers:
 class Label:
     """Turn collected answers into rankings."""
 
-    by: Literal["oracle", "file", "model"] = key("oracle", "who ranks")
+    by: Literal["oracle", "people", "file", "model"] = key(
+        "oracle",
+        "who ranks; people: the collected answers, in label.file; file: data.rankings, with "
+        "collect: null",
+    )
+    file: str | None = key(
+        None,
+        "rankings of the collected answers, with by: people; null: the run stops there and waits",
+        kind="path",
+    )
     fn: str | None = key(
         None, "oracle (prompts, responses) -> scores; null: the task's own", kind="function"
     )

@@ -52,10 +52,10 @@ def folds_have_labelers(spec: Spec) -> Iterator[Finding]:
     people, groups = spec.label.labelers, spec.folds.count
     if spec.models.reward_trained:
         yield ("folds",), "no reward model is trained here (models.reward_trained); remove folds"
-    elif people is None and spec.data.rankings is None:
+    elif people is None and spec.data.rankings is None and spec.label.by != "people":
         message = (
             "leaves out one group of labelers at a time, and there are none; add label.labelers, "
-            "or data.rankings whose records have a labeler"
+            "rank by people, or add data.rankings whose records have a labeler"
         )
         yield ("folds",), message
     elif people is not None and people.count - people.held_out < groups:

@@ -158,6 +158,8 @@ def _positions(source: ModelSource) -> int | None:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
             return None
+        if not isinstance(config, dict):
+            return None
     for key in ("n_positions", "max_position_embeddings", "n_ctx"):
         if isinstance(config.get(key), int):
             return int(config[key])

@@ -22,6 +22,9 @@ def later_rounds_have_something_new(spec: Spec) -> Iterator[Finding]:
     elif spec.label.by == "file":
         message = "later rounds have no file to rank by; rank by oracle or model, or set rounds: 1"
         yield ("rounds", "label.by"), message
+    elif spec.label.by == "people":
+        message = "people rank the answers of one round; set rounds: 1, or rank by oracle or model"
+        yield ("rounds", "label.by"), message
     elif not collects(spec):
         message = "later rounds have nothing new to rank; turn collect on, or set rounds: 1"
         yield ("rounds", "collect"), message

@@ -32,8 +32,14 @@ def labeller_exists(spec: Spec) -> Iterator[Finding]:
     elif label.by == "file" and spec.collect:
         message = "by: file would leave the collected answers unranked; set collect: null"
         yield ("label.by",), message
+    elif label.by == "people" and not collects(spec):
+        message = (
+            "people rank collected answers, and none are; turn collect on, or set by: file to read "
+            "data.rankings"
+        )
+        yield ("label.by", "collect"), message
     elif label.by == "oracle" and collects(spec) and not spec.data.task and not label.fn:
-        fix = "add label.fn: path/to/file.py:function, or rank by file or model"
+        fix = "add label.fn: path/to/file.py:function, or rank by people or model"
         yield ("label.by", "label"), f"by: oracle needs a function that scores answers; {fix}"
     elif label.by == "model" and not label.model:
         message = "by: model needs label.model: {path: a reward model's folder}"
@@ -45,6 +51,9 @@ def labeller_is_used(spec: Spec) -> Iterator[Finding]:
     """No second labeller is named in vain."""
     if spec.label.model and spec.label.by != "model":
         yield ("label.model",), f"is not used with by: {spec.label.by}; remove it or set by: model"
+    if spec.label.file and spec.label.by != "people":
+        message = f"is not used with by: {spec.label.by}; remove it or set by: people"
+        yield ("label.file",), message
     if spec.label.fn and spec.label.by != "oracle":
         yield ("label.fn",), f"is not used with by: {spec.label.by}; remove it or set by: oracle"
 

@@ -280,14 +280,17 @@ class Spec:
         return self.models.reward_trained is None or self.learner in FROM_RANKINGS
 
     @property
-    def trains_reward(self) -> bool:
-        """Whether a reward model is trained.
+    def reward_rounds(self) -> tuple[int, ...]:
+        """The rounds that train a reward model: every one where it teaches, none where it is given.
 
-        Not where one is given; not where only rankings teach, unless the evaluation asks for its
-        verdict, a gate waits for it, or it selects the SFT model.
+        Where only rankings teach, the first where it selects the SFT model, and the last where the
+        evaluation asks for its verdict or a gate waits for it.
         """
-        judged = self.evaluate is not None and "reward" in self.evaluate.win_rate
+        if self.models.reward_trained is not None:
+            return ()
+        if self.learner not in FROM_RANKINGS:
+            return tuple(range(1, self.rounds + 1))
         selects = self.sft is not None and self.sft.select == "reward"
-        asked = judged or selects or self.reward.gate is not None
-        asked = asked or self.learner not in FROM_RANKINGS
-        return self.models.reward_trained is None and asked
+        judged = self.evaluate is not None and "reward" in self.evaluate.win_rate
+        last = judged or self.reward.gate is not None
+        return tuple(sorted({*([1] if selects else []), *([self.rounds] if last else [])}))

@@ -1,4 +1,4 @@
-"""Stage `label`: rank each prompt's answers, by an oracle, by a file, or by a reward model.
+"""Stage `label`: rank each prompt's answers, by an oracle, by people, or by a reward model.
 
 Equal scores are a tie. With `label.labelers` people with tastes of their own rank in the oracle's
 place, one for each prompt and several for some. A later round hands on all comparisons so far:
@@ -25,6 +25,7 @@ from toolkit.models.load import load_scalar
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Labelers
 from toolkit.stages.context import StageContext, StageResult
+from toolkit.stages.people import ranked_by_people
 from toolkit.stages.shared import Record, read_records, text_of, write_records
 
 
@@ -35,6 +36,7 @@ class Label:
         """Remember the context."""
         self.ctx, self.config = ctx, ctx.spec.label
         self.records: list[Record] = []
+        self.warnings: list[str] = []
 
     def setup(self) -> int:
         """Read the answers, and the rankings that came as a file or in earlier rounds."""
@@ -50,7 +52,16 @@ class Label:
             raise StageFailed(
                 "label: there is nothing to rank; give data.rankings or a collect section"
             )
+        if self.config.by == "people":
+            self._read_people()
         return 1
+
+    def _read_people(self) -> None:
+        """Put people's rankings in the place of the answers; wait where there are none yet."""
+        where = self.ctx.inputs["collect"] / "samples.jsonl"
+        ranked = ranked_by_people(self.ctx.name, self.config.file, self.samples, where)
+        self.given += [{**record, "round": self.ctx.round} for record in ranked.records]
+        self.samples, self.warnings = [], ranked.warnings
 
     def step(self, i: int) -> dict[str, float]:
         """Score all answers, turn scores into ranks, add the rankings that there were."""
@@ -138,7 +149,7 @@ class Label:
         (self.ctx.work / "labels.json").write_text(json.dumps(labels, indent=1), encoding="utf-8")
         summary: dict[str, Any] = {"prompts": len(self.records), "prompts_with_ties": tied}
         known = {name: value for name, value in labels.items() if value}
-        return StageResult(summary=summary | known)
+        return StageResult(summary=summary | known, warnings=tuple(self.warnings))
 
 
 def ranks_of(scores: list[float], *, ties: bool) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import time
 from pathlib import Path
@@ -10,16 +11,22 @@ from typing import Any
 
 import torch
 
+from toolkit.spec.errors import StageFailed
+
 _NAME = re.compile(r"step-(\d{9})\.pt")
 
 
 def save_whole(value: Any, path: Path) -> None:
     """Save with torch so that `path` appears whole or not at all."""
     beside = path.with_suffix(".tmp")
-    with beside.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with beside.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        beside.unlink(missing_ok=True)  # on a full disk a part of it would keep the disk full
+        raise
     beside.replace(path)
     _sync(path.parent)
 
@@ -74,12 +81,25 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """Load the newest state: (steps done, state)."""
+        """Load the newest state: (steps done, state).
+
+        Raises:
+            StageFailed: its file is damaged.
+        """
         files = self._files()
         if not files:
             return None
-        held = torch.load(files[-1], map_location="cpu", weights_only=True)
-        return int(held["done"]), held["state"]
+        try:
+            held = torch.load(files[-1], map_location="cpu", weights_only=True)
+            return int(held["done"]), held["state"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError) as error:
+            if "allocate memory" in str(error):  # torch's error of too little memory
+                raise
+            older = f"goes on from {files[-2].name}" if files[1:] else "starts the stage again"
+            raise StageFailed(
+                f"the checkpoint {files[-1]} cannot be read; delete it, and the same command "
+                f"{older}"
+            ) from error
 
     def _files(self) -> list[Path]:
         if not self.folder.is_dir():
