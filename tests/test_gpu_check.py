@@ -65,7 +65,8 @@ def test_what_failed_is_named_though_pytest_is_killed(tmp_path, workers):
     file.write_text(STOPPED.format(process="getppid" if workers else "getpid"))
     (_, *command), *_ = (step.command for step in gpu_steps.test_steps(tmp_path))
     plugin = command[command.index("-p") :][:2]
-    command = (sys.executable, "-m", "pytest", "-q", *plugin, *workers, str(file))
+    place = ("--rootdir", str(tmp_path), str(file))
+    command = (sys.executable, "-m", "pytest", "-q", *plugin, *workers, *place)
     (outcome,) = run(tmp_path, Step("test", "killed", command, 60, r"\d+ passed.*"))
     assert outcome.result == "failed with status -9; failed: test_stopped.py::test_wrong"
     log = (tmp_path / "killed.log").read_text()
