@@ -20,8 +20,10 @@ from torch import Tensor
 
 #: Vocabulary entries per call where a product has to pass through memory of its own.
 SLAB = 2048
-#: Device -> vocabulary entries that a product takes a multiple of, as long as there are so many.
+#: Device -> vocabulary entries that a product takes a multiple of.
 MULTIPLE = {"cuda": 8}
+#: Entries below which a second launch would cost more than a slow product.
+WORTHWHILE = 4096
 
 
 def multiply_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -78,8 +80,8 @@ def _add_product(left: Tensor, hidden: Tensor, total: Tensor, first: bool) -> No
 def _parts(weight: Tensor) -> Iterator[slice]:
     """Yield the vocabulary entries of each product; nearly all of them first."""
     count = len(weight)
-    multiple = MULTIPLE.get(weight.device.type, 1)
-    most = count // multiple * multiple or count
+    multiple = MULTIPLE.get(weight.device.type, 1) if count >= WORTHWHILE else 1
+    most = count // multiple * multiple
     yield slice(0, most)
     if most < count:
         yield slice(most, count)

@@ -11,6 +11,7 @@ VOCABS = [1, 7, 8, 131, 136]
 @pytest.fixture(autouse=True)
 def _as_a_gpu(monkeypatch):
     monkeypatch.setattr(_matmul, "MULTIPLE", {"cpu": 8})
+    monkeypatch.setattr(_matmul, "WORTHWHILE", 8)
     monkeypatch.setattr(_matmul, "_use_onednn", lambda tensor: False)
 
 
@@ -69,7 +70,7 @@ def test_the_gradient_of_the_weight(vocab, dtype, first):
 
 
 def test_no_product_but_that_of_the_rest_is_over_an_odd_vocabulary():
-    """131 = 128 + 3, 136 = 17 x 8; fewer than 8 are one product."""
+    """131 = 128 + 3, 136 = 17 x 8; few are one product."""
     parts = {vocab: list(_matmul._parts(torch.empty(vocab, 1))) for vocab in VOCABS}
     assert parts == {
         1: [slice(0, 1)],
