@@ -20,12 +20,15 @@ _HOLE = re.compile(r"\{([^{}]+)\}")
 
 
 class FieldError(ValueError):
-    """A field is missing or of the wrong type; `field` names it."""
+    """A field is missing or of the wrong type; `field` names it.
 
-    def __init__(self, field: str, message: str) -> None:
+    `fix` says what a file's settings in the spec can do about it; "" for nothing.
+    """
+
+    def __init__(self, field: str, message: str, fix: str = "") -> None:
         """Say what is wrong with `field`."""
         super().__init__(message)
-        self.field = field
+        self.field, self.fix = field, fix
 
 
 def check_names(file: str, mapping: Mapping[str, str], known: tuple[str, ...], kind: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -68,11 +68,15 @@ class Read(Generic[T]):
 
 
 class FileSettings(NamedTuple):
-    """`data.<kind>` of a spec: see `toolkit.spec.schema.DataFile`."""
+    """`data.<kind>` of a spec: see `toolkit.spec.schema.DataFile`.
+
+    `settable`: the spec has `fields` and `on_bad` for this file, and errors may point to them.
+    """
 
     path: str
     fields: Mapping[str, str]
     on_bad: str
+    settable: bool = True
 
 
 def read_demonstrations(file: FileSettings) -> Read[Record]:
@@ -92,12 +96,8 @@ def read_rankings(file: FileSettings) -> Read[Record]:
 
 def read_collected_rankings(path: str) -> Read[Record]:
     """Read `label.file`: rankings of answers that a model gave, which may be empty."""
-    file = FileSettings(path, {}, "stop")
-    found = _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
-    # data files have fields to map columns by, and on_bad; label.file has neither
-    for hint in ("; set fields to rename a column", _SKIP):
-        found.problems = [replace(p, message=p.message.removesuffix(hint)) for p in found.problems]
-    return found
+    file = FileSettings(path, {}, "stop", settable=False)
+    return _read(file, "rankings", RANKING_FIELDS, parse_collected_ranking)
 
 
 def read_documents(file: FileSettings) -> Read[Document]:
@@ -129,7 +129,8 @@ def _read(
                 try:
                     found.records.append(parse(row.line, map_fields(row.value, file.fields)))
                 except FieldError as error:
-                    problem = Problem(file.path, row.line, 0, error.field, str(error))
+                    message = f"{error}{error.fix if file.settable else ''}"
+                    problem = Problem(file.path, row.line, 0, error.field, message)
             if problem is not None:
                 bad.append(problem)
     except DataError as error:
@@ -144,7 +145,7 @@ def _settle(found: Read[Any], file: FileSettings, kind: str, bad: list[Problem])
         found.dropped[BAD] = len(bad)
         found.notes.append(f"{len(bad)} bad records skipped, the first: {bad[0]}")
     else:
-        found.problems += shorten(bad)
+        found.problems += shorten(bad, _SKIP if file.settable else "")
     if not found.records and not found.problems:
         text = f"holds no usable record of {found.read}" if found.read else "holds no record"
         found.problems.append(Problem(file.path, 0, 0, "", f"{text}; expected {kind}"))

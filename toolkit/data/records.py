@@ -215,9 +215,8 @@ def _present(row: dict[str, Any], name: str) -> Any:
     if name not in row:
         has = ", ".join(map(str, row)) or "nothing"
         near = suggest(name, list(row))
-        raise FieldError(
-            name, f"is missing{near or f'; the record has {has}'}; set fields to rename a column"
-        )
+        missing = f"is missing{near or f'; the record has {has}'}"
+        raise FieldError(name, missing, fix="; set fields to rename a column")
     return row[name]
 
 

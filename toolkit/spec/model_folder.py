@@ -19,7 +19,7 @@ def model_fault(folder: Path) -> str | None:
     """Return what keeps transformers from loading the model in `folder`, and the fix; or None."""
     if not (folder / "config.json").is_file():
         return f'"{folder}" has no config.json; expected a Hugging Face model folder'
-    if not isinstance(_read_json(folder / "config.json"), dict):
+    if not isinstance(read_json(folder / "config.json"), dict):
         return f"{folder / 'config.json'} is no JSON object; copy the file again"
     files = weight_files(folder)
     if not files:
@@ -34,7 +34,7 @@ def weight_files(folder: Path) -> list[Path]:
     for single, index in zip(_SINGLE, _INDEX, strict=True):
         if (folder / single).is_file():
             return [folder / single]
-        found = _read_json(folder / index)
+        found = read_json(folder / index)
         named = found.get("weight_map") if isinstance(found, dict) else None
         if isinstance(named, dict):
             return [folder / name for name in sorted(set(map(str, named.values())))]
@@ -93,7 +93,8 @@ def _read_head(path: Path) -> tuple[int, list[Any]] | None:
     return (length, tensors) if sound else None
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds; None where it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

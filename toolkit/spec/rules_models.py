@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from toolkit.spec.architectures import architecture_names, config_keys
+from toolkit.spec.model_folder import read_json
 from toolkit.spec.nearest import did_you_mean, nearest_name
 from toolkit.spec.rules import Finding, RuleTable
 from toolkit.spec.schema import ModelSource, Spec
@@ -151,13 +151,7 @@ def _positions(source: ModelSource) -> int | None:
     """Return the length limit of a model's configuration, or None when it does not say."""
     config = source.config
     if source.path:
-        file = Path(source.path) / "config.json"
-        if not file.is_file():
-            return None
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            return None
+        config = read_json(Path(source.path) / "config.json")
         if not isinstance(config, dict):
             return None
     for key in ("n_positions", "max_position_embeddings", "n_ctx"):
