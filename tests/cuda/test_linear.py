@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import rlhf_kernels as rk
+from rlhf_kernels.ops import _matmul
 from rlhf_kernels.reference.linear_cross_entropy import linear_cross_entropy as reference_loss
 from rlhf_kernels.reference.linear_logprobs import linear_logprobs as reference_logprobs
 from rlhf_kernels.reference.linear_ppo_loss import linear_ppo_loss as reference_policy
@@ -69,3 +70,14 @@ def test_the_objective_matches_float64(terms, column):
     chosen = make_terms(terms, hidden, weight, targets, mask)
     inputs = (*inputs, *make_policy(hidden, weight, targets), chosen)
     check(call_policy, rk.linear_ppo_loss, reference_policy, inputs, {}, column)
+
+
+@pytest.mark.parametrize("rows", [7, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_odd_vocabulary_in_two_products_matches_float64(dtype, rows, column, monkeypatch):
+    """131 = 128 + 3, as 50257 = 50256 + 1."""
+    monkeypatch.setattr(_matmul, "MULTIPLE", {"cpu": 8, "cuda": 8})
+    monkeypatch.setattr(_matmul, "WORTHWHILE", 8)
+    inputs, options = make_inputs(dtype=dtype), {"chunk_bytes": chunk_bytes(rows, dtype=dtype)}
+    check(call_logprobs, rk.linear_logprobs, reference_logprobs, inputs, options, column)
+    check(call_logprobs, rk.linear_cross_entropy, reference_loss, inputs, options, column)
