@@ -1,4 +1,4 @@
-"""`check` finds a model folder that was copied or downloaded in part."""
+"""`check` finds a model folder that is not whole, or that transformers cannot load."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.stub_model import make_stub_model
 from tests.tiny import tiny_model, tiny_text
 from toolkit.models.save import save_model
+from toolkit.spec import architectures, model_folder
+from toolkit.spec.architectures import model_types
 from toolkit.spec.load import examine_spec
 from toolkit.spec.model_folder import model_fault, weight_files, whole_size
 
@@ -70,6 +73,11 @@ def tear_the_configuration(model: Path) -> None:
     (model / "config.json").write_text("{", encoding="utf-8")
 
 
+def name_an_unknown_type(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"model_type": "gtp_2"}))
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -79,6 +87,11 @@ def tear_the_configuration(model: Path) -> None:
         (lose_a_shard, "b.safetensors is missing, and the index beside it names it"),
         (lose_the_weights, '"model" has no weights; expected model.safetensors'),
         (tear_the_configuration, "is no JSON object; copy the file again"),
+        (
+            name_an_unknown_type,
+            'model/config.json has model_type "gtp_2", expected one that the installed '
+            'transformers knows, such as "gpt2"; correct it, or update transformers',
+        ),
     ],
 )
 def test_what_is_not_whole_is_a_problem_of_the_spec(model, harm, message):
@@ -87,3 +100,18 @@ def test_what_is_not_whole_is_a_problem_of_the_spec(model, harm, message):
     (problem,) = [p for p in examine_spec("spec.yaml").problems if p.path == "models.base.path"]
     assert message in problem.message
     assert problem.line == 3
+
+
+def test_every_type_that_transformers_knows_is_known():
+    from transformers import CONFIG_MAPPING
+
+    assert set(CONFIG_MAPPING.keys()) <= model_types()
+    assert "CONFIG_MAPPING" not in model_types()
+
+
+def test_nothing_is_said_of_a_type_where_transformers_is_missing(tmp_path, monkeypatch):
+    model = make_stub_model(tmp_path / "model", model_type="gtp_2")
+    assert model_fault(model) is not None
+    monkeypatch.setattr(architectures, "_package", lambda: None)
+    monkeypatch.setattr(model_folder, "model_types", architectures.model_types.__wrapped__)
+    assert model_fault(model) is None

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import re
 from pathlib import Path
 
 _COMMON = {"attn_implementation", "head_dim", "num_labels", "rope_theta", "rope_scaling"}
 """Settings that reach a configuration without being a field of its class."""
+
+_TYPE = re.compile(r'"([\w.-]+)"[,:]\s*"\w+Config"\s*[,)}]')
+"""An entry of transformers' tables, ("gpt2", "GPT2Config") or "gpt2": "GPT2Config"."""
 
 
 @functools.cache
@@ -25,6 +29,21 @@ def architecture_names() -> frozenset[str]:
         return frozenset()
     folders = (package / "models").iterdir()
     return frozenset(f.name for f in folders if (f / f"configuration_{f.name}.py").is_file())
+
+
+@functools.cache
+def model_types() -> frozenset[str]:
+    """Return every `model_type` of a config.json that transformers knows.
+
+    Empty when it is not installed, or keeps its tables elsewhere.
+    """
+    package = _package()
+    if package is None:
+        return frozenset()
+    files = (package / "models" / "auto").glob("*.py")
+    tables = [file for file in files if file.stem in ("auto_mappings", "configuration_auto")]
+    texts = [file.read_text(encoding="utf-8") for file in tables]
+    return frozenset(name for text in texts for name in _TYPE.findall(text))
 
 
 def config_keys(architecture: str) -> frozenset[str]:
