@@ -12,8 +12,9 @@ DESCRIPTION = """Run every stage of a spec in order. A stage whose inputs have n
 reused; one that was stopped or killed goes on from its last checkpoint and ends in the same bits.
 Everything is written below `out`, by default runs/NAME.
 
-Ctrl-C saves a checkpoint after the present step and stops; Ctrl-C again stops at once. Every way
-to stop is safe: type the same command again to go on."""
+Ctrl-C saves a checkpoint after the present step and stops; in a stage's last step it stops when
+that stage is done. Ctrl-C again stops at once. Every way to stop is safe: type the same command
+again to go on."""
 
 EXAMPLES = """  python -m toolkit run specs/quickstart.yaml
   python -m toolkit run my.yaml --until reward        to look at the reward model first

@@ -12,6 +12,7 @@ from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.events import Display, Events, now
 from toolkit.pipeline.failures import explained, write_traceback
 from toolkit.pipeline.files import remove_tree
+from toolkit.pipeline.interrupt import Interrupts
 from toolkit.pipeline.machine import Machine
 from toolkit.pipeline.memory import peak_memory, reset_peak
 from toolkit.pipeline.store import Done, Partial, Store
@@ -44,7 +45,7 @@ class Attempt:
         self.noted = 0.0
         self.was_reset = reset_peak()
 
-    def execute(self, spec: Spec, machine: Machine) -> StageResult:
+    def execute(self, spec: Spec, machine: Machine, interrupts: Interrupts) -> StageResult:
         """Hand the stage its context and wait for its result."""
         from toolkit import stages
 
@@ -62,6 +63,8 @@ class Attempt:
                 threads=machine.threads,
                 progress=self._progress,
                 event=self._event,
+                hold=lambda: interrupts.hold(self._tell_wait),
+                interrupted=lambda: interrupts.asked,
             )
         )
 
@@ -75,6 +78,13 @@ class Attempt:
         self.events.write(kind, **{"stage": self.decision.node.name, **fields})
         if message := fields.get("message"):
             self.display.say(str(message))
+
+    def _tell_wait(self) -> None:
+        message = (
+            f"{self.decision.node.name}: stops after this step with a checkpoint, or when the "
+            "stage is done if this was its last; Ctrl-C again: at once"
+        )
+        self._event("interrupt_waits", message=message)
 
     def _write_note(self) -> None:
         self.note = replace(self.note, seconds=self._seconds())

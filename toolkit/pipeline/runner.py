@@ -17,6 +17,7 @@ from toolkit.pipeline.events import Display, Events, Silent
 from toolkit.pipeline.files import make_folder, write_json_atomic, write_text_atomic
 from toolkit.pipeline.gates import check_gate
 from toolkit.pipeline.guard import only_writer
+from toolkit.pipeline.interrupt import Interrupts
 from toolkit.pipeline.lock import write_lock
 from toolkit.pipeline.machine import Machine, resolve_machine
 from toolkit.pipeline.store import Done, Store
@@ -141,17 +142,18 @@ class _Runner:
             done = self.store.done(node.name)
             self.display.say(f"{node.name}: {decision.action}, {decision.why}")
         else:
-            done = self._execute(decision)
+            with Interrupts() as interrupts:
+                done = self._execute(decision, interrupts)
         if done is not None:
             check_gate(self.spec, node, done, str(self.store.folder(node.name)))
 
-    def _execute(self, decision: Decision) -> Done:
+    def _execute(self, decision: Decision, interrupts: Interrupts) -> Done:
         name = decision.node.name
         self.display.begin(name, f"{decision.action}: {decision.why}")
         attempt = Attempt(decision, self.store, self.events, self.display)
         try:
             self.store.check_inputs(name, decision.node.inputs.values())
-            done = attempt.finished(attempt.execute(self.spec, self.machine))
+            done = attempt.finished(attempt.execute(self.spec, self.machine, interrupts))
             self.store.publish(name, done)
         except BaseException as error:
             seen = attempt.stopped(error)
@@ -164,6 +166,8 @@ class _Runner:
             self.events.write("warning", stage=name, message=warning)
             self.display.say(f"{name}: warning: {warning}")
         self.display.end(name, f"done in {done.seconds:.1f} s")
+        if interrupts.asked:
+            raise KeyboardInterrupt
         return done
 
 

@@ -22,6 +22,13 @@ def _no_progress(step: int, total: int, metrics: Mapping[str, float]) -> None: .
 def _no_event(kind: str, **fields: Any) -> None: ...
 
 
+def _nothing_held() -> None: ...
+
+
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
     """One stage's whole world: it reads `inputs`, writes below `work`, and touches nothing else.
@@ -37,6 +44,9 @@ class StageContext:
         threads: CPU threads (resolved).
         progress: called after every step.
         event: writes one line to events.jsonl.
+        hold: from this call to the end of the stage, the first Ctrl-C waits.
+        interrupted: whether a Ctrl-C waits; after a step the stage then saves and stops, after its
+            last step it finishes and the run stops.
     """
 
     spec: Spec
@@ -49,6 +59,8 @@ class StageContext:
     threads: int = 1
     progress: Progress = _no_progress
     event: Event = _no_event
+    hold: Callable[[], None] = _nothing_held
+    interrupted: Callable[[], bool] = _never
 
 
 @dataclass(frozen=True, kw_only=True)

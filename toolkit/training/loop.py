@@ -13,7 +13,6 @@ from toolkit.stages.context import StageContext, StageResult
 from toolkit.training.checkpoint import Checkpoints
 from toolkit.training.device import peak_device_memory, prepare_device, set_up_memory
 from toolkit.training.guard import StopStage
-from toolkit.training.interrupt import interrupts_wait
 from toolkit.training.metrics import Metrics
 
 
@@ -57,6 +56,7 @@ def run_stage(ctx: StageContext) -> StageResult:
         ctx.event(
             "resumed", stage=ctx.name, step=done, message=f"{ctx.name} continues at step {done}"
         )
+    ctx.hold()  # before, there is nothing to lose
     gate = _steps(ctx, stage, saves, done, total)
     result = replace(stage.finish(), device_memory=peak_device_memory(ctx.device))
     if gate is not None:
@@ -68,29 +68,20 @@ def _steps(
     ctx: StageContext, stage: Stage, saves: Checkpoints, done: int, total: int
 ) -> str | None:
     metrics = Metrics(ctx.work / "metrics.jsonl", done, _tensorboard(ctx))
-    i = done
     try:
-        with interrupts_wait(lambda: i + 1 < total, lambda: _tell(ctx)) as interrupted:
-            for i in range(done, total):
-                values = stage.step(i)
-                metrics.write(i + 1, values)
-                ctx.progress(i + 1, total, values)
-                if i + 1 < total and (saves.due(i + 1) or interrupted()):
-                    saves.save(i + 1, stage.state())
-                    if interrupted():
-                        raise KeyboardInterrupt
-            if interrupted():
-                raise KeyboardInterrupt
+        for i in range(done, total):
+            values = stage.step(i)
+            metrics.write(i + 1, values)
+            ctx.progress(i + 1, total, values)
+            if i + 1 < total and (saves.due(i + 1) or ctx.interrupted()):
+                saves.save(i + 1, stage.state())
+                if ctx.interrupted():
+                    raise KeyboardInterrupt
     except StopStage as stop:
         return str(stop)
     finally:
         metrics.close()
     return None
-
-
-def _tell(ctx: StageContext) -> None:
-    message = f"{ctx.name}: saves a checkpoint after this step and stops; Ctrl-C again: at once"
-    ctx.event("interrupt_waits", message=message)
 
 
 def _tensorboard(ctx: StageContext) -> Any:
