@@ -10,7 +10,7 @@ import pytest
 from tests.tiny import tiny_model, tiny_text
 from toolkit.models.save import save_model
 from toolkit.pipeline import disk
-from toolkit.pipeline.disk import Disk, disk_notes, room, size_text
+from toolkit.pipeline.disk import Disk, disk_notes, room
 from toolkit.pipeline.events import Silent
 from toolkit.pipeline.runner import prepare, run
 from toolkit.spec.load import load_spec
@@ -91,7 +91,7 @@ def test_too_little_room_is_said_with_what_helps(spec, monkeypatch, capsys):
     assert main(["plan", str(spec), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["disk"]["free"] == 1000
-    assert "1 kB are free, which may not suffice: make room, lower" in document["notes"][-1]
+    assert "1.00 kB are free, which may not suffice: make room, lower" in document["notes"][-1]
 
 
 def test_models_from_scratch_and_runs_that_leave_none_have_no_note(tmp_path):
@@ -100,8 +100,3 @@ def test_models_from_scratch_and_runs_that_leave_none_have_no_note(tmp_path):
     loaded = load(tmp_path)
     assert room(loaded.spec, prepare(loaded)[1]) is None
     assert disk_notes(Disk(models=0, kept_epochs=0, checkpoints=0, free=1)) == []
-
-
-def test_sizes_are_short():
-    sizes = [size_text(n) for n in (5_200, 2_600_000_000, 3 * 10**12)]
-    assert sizes == ["5 kB", "2.6 GB", "3.0 TB"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,7 @@ def test_units() -> None:
         "-",
     ]
     assert [memory(m) for m in (7e8, 2.5e9)] == ["700 MB", "2.50 GB"]
+    assert [memory(m) for m in (None, math.nan)] == ["-", "-"]
     assert percent(0.781, 1) == "78.1 %"
     assert interval(0.742, 0.82) == "[74, 82]"
     assert interval(None, 0.8) == ""

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from toolkit.pipeline import gpu
+from toolkit.pipeline.sizes import size_text
 
 DESCRIPTION = """Look at this machine: Python, torch, the native kernels, threads, compiler, GPU,
 memory, disk and optional packages. One line each; what is missing comes with its fix.
@@ -30,7 +31,7 @@ _OPTIONAL = {
     "zstandard": "pretraining text as .txt.zst",
 }
 _GIB = 1024**3
-_MIN_DISK = 2 * _GIB
+_MIN_DISK = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _memory() -> Line:
 
 def _disk() -> Line:
     free = shutil.disk_usage(".").free
-    text = f"{free / _GIB:.1f} GiB free in the current directory"
+    text = f"{size_text(free)} free in the current directory"
     if free < _MIN_DISK:
-        return Line("note", "disk", f"{text}; a run wants {_MIN_DISK / _GIB:.0f} GiB, make room")
+        return Line("note", "disk", f"{text}; a run wants {size_text(_MIN_DISK)}, make room")
     return Line("ok", "disk", text)

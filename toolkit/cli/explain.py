@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from toolkit.pipeline.compare import finished_stages, why_it_ran
+from toolkit.pipeline.sizes import size_text
 from toolkit.pipeline.store import Done
 from toolkit.spec.errors import ToolkitError
 from toolkit.spec.nearest import did_you_mean
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _account(folder: Path, name: str, done: Done) -> list[str]:
     parts = done.parts
-    memory = f", peak memory {done.peak_memory / 2**20:.0f} MiB" if done.peak_memory else ""
+    memory = f", peak memory {size_text(done.peak_memory)}" if done.peak_memory else ""
     if done.device_memory:
-        memory += f", on the GPU {done.device_memory / 2**20:.0f} MiB"
+        memory += f", on the GPU {size_text(done.device_memory)}"
     lines = [f"{name}  {done.key}", f"finished {done.finished}, {done.seconds:.1f} s{memory}"]
     lines += [f"{time}  {why}" for time, why in why_it_ran(folder, name, done.key)]
     settings = {"stage version": parts["version"], "seed": parts["seed"], **parts["hardware"]}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.pipeline.decide import Decision
+from toolkit.pipeline.sizes import size_text
 from toolkit.spec.model_folder import parameters
 from toolkit.spec.schema import Spec
 
@@ -105,11 +106,3 @@ def disk_notes(disk: Disk | None) -> list[str]:
     fixes = ["make room", "lower checkpoint.keep", "name another disk with out"]
     fixes += ["set sft.select: last"] if disk.kept_epochs else []
     return [f"{text}, which may not suffice: {', '.join(fixes[:-1])} or {fixes[-1]}"]
-
-
-def size_text(size: int) -> str:
-    """Return bytes as people read them, such as 12.4 GB."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size / 1000:.0f} kB"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, TypeGuard
 
+from toolkit.pipeline.sizes import size_text
+
 NONE = "-"
 
 
@@ -59,7 +61,5 @@ def duration(seconds: Any) -> str:
 
 
 def memory(size: Any) -> str:
-    """Return bytes as MB or GB (powers of 1000)."""
-    if not is_number(size):
-        return NONE
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """Return bytes as "12.4 GB"."""
+    return size_text(size) if is_number(size) else NONE
