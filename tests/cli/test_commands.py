@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from toolkit.__main__ import main
+from toolkit.cli import new
 from toolkit.cli.new import shipped_specs
 from toolkit.cli.parser import COMMANDS, overview
 from toolkit.spec.errors import GateFailed
@@ -164,6 +167,23 @@ def test_new_brings_the_functions_that_a_spec_names_and_overwrites_none(
     own.write_text("def score(prompts, responses): ...\n", encoding="utf-8")
     assert main(["new", "second.yaml", "--from", "instructions"]) == 0
     assert own.read_text(encoding="utf-8") == "def score(prompts, responses): ...\n"
+
+
+def test_a_wheel_has_the_functions_that_its_specs_name(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("setuptools")
+    built = tmp_path / "built"
+    build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run([*build, "build_py", "--build-lib", str(built)], cwd=root, check=True)
+    monkeypatch.setattr(new, "__file__", str(built / "toolkit" / "cli" / "new.py"))
+    shipped = shipped_specs()
+    assert {path.parent for path in shipped.values()} == {built / "toolkit" / "specs"}
+    for name in shipped:
+        assert main(["new", f"{name}.yaml", "--from", name]) == 0
+    named = {file for path in shipped.values() for file in new._PLUGIN.findall(path.read_text())}
+    assert len(named) >= 2
+    assert {str(path) for path in Path("specs").rglob("*.py")} == named
 
 
 @pytest.mark.parametrize("name", ["a: b", "12", "null", "my run", "with#hash"])
