@@ -161,6 +161,22 @@ def test_files_that_cannot_be_read(write: Write) -> None:
     assert "is not UTF-8" in problems("latin.yaml")[0]
 
 
+def test_a_spec_that_is_not_there_is_corrected(write: Write) -> None:
+    write(name="mine.yaml")
+    assert problems("mine") == ['mine  no such file; did you mean "mine.yaml"?']
+    assert problems("mine.yml") == ['mine.yml  no such file; did you mean "mine.yaml"?']
+    assert problems("other/x") == [
+        "other/x  no such file; paths are relative to the current directory"
+    ]
+
+
+@pytest.mark.parametrize("base", ["tinny", "other.yaml"])
+def test_what_a_missing_base_may_hold_is_not_asked_for(write: Write, base: str) -> None:
+    (first, second) = problems(write(f"extends: {base}\nname: x\nsft: {{lr: abc}}\n"))
+    assert first.startswith("spec.yaml:1:1  extends  no ")
+    assert "expected a number" in second
+
+
 def test_a_sound_spec_raises_nothing_and_a_broken_one_has_exit_code_2(write: Write) -> None:
     load_spec(write())
     with pytest.raises(SpecError) as caught:

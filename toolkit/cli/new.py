@@ -33,7 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `new`."""
     parser.add_argument("file", nargs="?", help="the file to write, such as my.yaml")
     parser.add_argument(
-        "--from", dest="source", default="quickstart", metavar="NAME", help="default: quickstart"
+        "--from",
+        dest="source",
+        default="quickstart",
+        metavar="NAME",
+        help="the shipped spec to copy (default: quickstart)",
     )
     parser.add_argument("--list", action="store_true", help="list the shipped specs")
 
@@ -46,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"{name:<24}{_title(path)}")
         return 0
     if args.file is None:
-        raise SpecError([Problem("command line", 0, 0, "", "expected the file to write")])
+        message = "expected the file to write, such as my.yaml; --list shows what can be copied"
+        raise SpecError([Problem("command line", 0, 0, "", message)])
     if args.source not in shipped:
         message = f'no shipped spec "{args.source}"; {did_you_mean(args.source, shipped)}'
         raise SpecError([Problem("command line", 0, 0, "--from", message)])
@@ -103,6 +108,9 @@ def _write_new(target: Path, text: str) -> None:
             os.fsync(file.fileno())
     except FileExistsError:
         message = "is there already and is not overwritten; choose another name"
+        raise SpecError([Problem(str(target), 0, 0, "", message)]) from None
+    except FileNotFoundError:
+        message = f'there is no folder "{target.parent}"; make it first'
         raise SpecError([Problem(str(target), 0, 0, "", message)]) from None
     except OSError as error:
         message = f"cannot be written: {error.strerror}"

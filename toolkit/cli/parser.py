@@ -68,6 +68,8 @@ def overview() -> str:
 
 def dispatch(argv: Sequence[str]) -> int:
     """Run the command that `argv` names and return its exit code."""
+    if argv[:1] == ["help"] and argv[1:2]:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if argv else 2
@@ -78,8 +80,17 @@ def dispatch(argv: Sequence[str]) -> int:
         print(f"unknown command {name}; {hint}", file=sys.stderr)
         return 2
     module = importlib.import_module(COMMANDS[name][0])
-    args = make_parser(name, module).parse_intermixed_args(rest)
-    return int(module.run(args))
+    return int(module.run(_parsed(make_parser(name, module), rest)))
+
+
+def _parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of one command; a word that is none ends the program, with a hint."""
+    args, unknown = parser.parse_known_intermixed_args(words)
+    if unknown:
+        dashed = any(word.startswith("--") and ("=" in word or "." in word) for word in unknown)
+        hint = "; a value is given without dashes, such as ppo.kl.coef=0.05" if dashed else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
 
 
 def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
@@ -106,6 +117,7 @@ def add_spec_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],  # without it, argparse calls them required where the spec is missing
         metavar="key=value",
         help="override a value, such as ppo.kl.coef=0.05, switch a section off, ppo.ptx=null, or "
         "give one whole, 'dpo={beta: 0.3}'; `show` prints every key",

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deviations",
         action="store_true",
-        help="only what differs from a preset, such as instructgpt/1.3b",
+        help="only what differs from the paper's preset; a word after it names another, such as "
+        "instructgpt/6b",
     )
     add_json_argument(parser)
 

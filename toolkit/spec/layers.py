@@ -27,7 +27,8 @@ _PRESET = "preset "
 class Stack:
     """The layers laid so far: one tree, and the mark of the layer that set each key.
 
-    `presets` are the names of the presets among them, the nearest first.
+    `presets` are the names of the presets among them, the nearest first. `baseless` says that one
+    which is extended was not found, so values are missing that it may have.
     """
 
     def __init__(self) -> None:
@@ -35,6 +36,7 @@ class Stack:
         self.marks: dict[Path_, Mark] = {}
         self.problems: list[Problem] = []
         self.unreadable = False
+        self.baseless = False
         self.presets: tuple[str, ...] = ()
 
     def lay(self, layer: Layer, target: Path_ = ()) -> None:
@@ -137,6 +139,7 @@ def stack_file(path: Path, overrides: Sequence[str] = ()) -> Stack:
             top.tree["extends"] = layer.tree["extends"]
             top.marks["extends",] = layer.marks["extends",]
     layers = _chain(top, [path.resolve()], stack.problems)
+    stack.baseless = bool(stack.problems)
     names = [layer.name.removeprefix(_PRESET) for layer in layers if layer.name.startswith(_PRESET)]
     stack.presets = tuple(names[::-1])
     for layer in layers:

@@ -104,7 +104,7 @@ def examine_spec(
             walker.add(place, message)
         stack.fill()
     spec = walker.section(Spec, stack.tree)
-    if not stack.unreadable:
+    if not stack.unreadable and not stack.baseless:
         check_rules(RULES, spec, walker)
     if files and not stack.unreadable:
         check_files(spec, walker)

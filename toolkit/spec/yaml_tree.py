@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from toolkit.spec.errors import Problem
+from toolkit.spec.nearest import nearest_name
 
 Path_: TypeAlias = tuple[str, ...]
 """Where a value stands in a tree, such as ("ppo", "kl", "coef")."""
@@ -69,7 +70,7 @@ def read_layer(path: Path, name: str) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return _failed(name, "no such file; paths are relative to the current directory")
+        return _failed(name, f"no such file; {_where_it_may_be(path)}")
     except IsADirectoryError:
         return _failed(name, "is a folder; expected a YAML file")
     except UnicodeDecodeError as error:
@@ -77,6 +78,15 @@ def read_layer(path: Path, name: str) -> Layer:
     except OSError as error:
         return _failed(name, f"cannot be read: {error.strerror}")
     return parse_layer(text, name)
+
+
+def _where_it_may_be(path: Path) -> str:
+    """Return what a spec that is not there may be called, or where paths start."""
+    specs = [file for file in path.parent.glob("*.y*ml") if file.is_file()]
+    near = nearest_name(path.name, (file.name for file in specs))
+    if near is not None:
+        return f'did you mean "{path.with_name(near)}"?'
+    return "paths are relative to the current directory"
 
 
 def _failed(name: str, message: str) -> Layer:
@@ -100,7 +110,7 @@ def parse_layer(text: str, name: str) -> Layer:
         return layer
     if node is None:
         layer.problems.append(
-            Problem(name, 1, 1, "", "the file is empty; start from `toolkit new my.yaml`")
+            Problem(name, 1, 1, "", "the file is empty; start from `python -m toolkit new my.yaml`")
         )
     elif not isinstance(node, yaml.MappingNode):
         layer.problems.append(
