@@ -177,6 +177,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("ppo_loss_from_logits_scale_", &ops::ppo_loss_from_logits_scale_, Unlocked());
   m.def("exact_kl", &ops::exact_kl, Unlocked());
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
+  m.def("gelu_tanh", &ops::gelu_tanh, Unlocked());
+  m.def("gelu_tanh_backward", &ops::gelu_tanh_backward, Unlocked());
   m.def("sample", &ops::sample, Unlocked());
   m.def("current_isa", &ops::current_isa);
   m.def("has_cuda", &ops::has_cuda);

@@ -108,6 +108,10 @@ void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView&
 void ppo_loss_from_logits_scale_(const TensorView& grad, const TensorView& rows,
                                  const TensorView& upstream);
 
+// gelu_tanh
+void gelu_tanh(const TensorView& x, const TensorView& out);
+void gelu_tanh_backward(const TensorView& grad_out, const TensorView& x, const TensorView& grad_x);
+
 // exact_kl
 void exact_kl(const TensorView& logits, const TensorView& ref_logits, const OptionalView& mask,
               const OptionalView& temperatures, double temperature, const TensorView& kl,

@@ -7,6 +7,7 @@ from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.gae import gae
 from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
+from rlhf_kernels.ops.gelu_tanh import gelu_tanh
 from rlhf_kernels.ops.kto_loss import kto_loss
 from rlhf_kernels.ops.linear_cross_entropy import linear_cross_entropy
 from rlhf_kernels.ops.linear_logprobs import linear_logprobs
@@ -31,6 +32,7 @@ __all__ = [
     "explained_variance",
     "gae",
     "gather_logprobs",
+    "gelu_tanh",
     "has_cuda",
     "kto_loss",
     "linear_cross_entropy",

@@ -4,7 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.functional import gelu
 
+import rlhf_kernels as rk
 import toolkit.models.heads
 import toolkit.stages.experience
 import toolkit.stages.shared
@@ -41,10 +43,11 @@ def pretended(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def same_products():
-    """The same matrix products and the same attention on both: bits are compared."""
+    """The same products, attention and activation on both: bits are compared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compute, "_is_amd", lambda: False)
         patch.setattr(attention, "_is_short_causal", lambda *_: False)
+        patch.setattr(rk, "gelu_tanh", lambda x: gelu(x, approximate="tanh"))
         yield
 
 

@@ -60,3 +60,17 @@ struct EntriesFrom {
     return X::select_less(x, X::set(threshold), X::set(-HUGE_VAL), x);
   }
 };
+
+template <typename X, typename S>
+double row_logit(const void* row, int64_t index) {
+  return X::scalar(static_cast<const S*>(row) + index);
+}
+
+template <typename X, typename S>
+void row_scale(void* row, int64_t vocab, double factor_value) {
+  S* x = static_cast<S*>(row);
+  const typename X::V factor = X::set(factor_value);
+  for (int64_t i = 0; i < vocab; i += X::kWidth) {
+    store_some<X>(x + i, load_some<X>(x + i, vocab - i) * factor, vocab - i);
+  }
+}

@@ -5,9 +5,9 @@
 // in fp64. The order of every sum depends on the position in the row alone, so a row's result does
 // not depend on the batch, the thread or the alignment. A NaN is never dropped.
 //
-// Included by row_<isa>.cpp inside an anonymous namespace, after the vector type. Besides
-// row_access.h and row_sample.h, which stand in that namespace too, no header of ours may be
-// included here, or its inline code would be compiled for the wider set and shared.
+// Included by row_<isa>.cpp inside an anonymous namespace, after the vector type. Besides the other
+// row_*.h below, which stand in that namespace too, no header of ours may be included here, or its
+// inline code would be compiled for the wider set and shared.
 
 #include "cpu/row_access.h"
 
@@ -267,25 +267,22 @@ void row_gradient(const RowArgs& args, const RowState& state, const RowState* re
   if (g.target >= 0) X::store_scalar(out + g.target, target);
 }
 
-template <typename X, typename S>
-double row_logit(const void* row, int64_t index) {
-  return X::scalar(static_cast<const S*>(row) + index);
-}
-
-template <typename X, typename S>
-void row_scale(void* row, int64_t vocab, double factor_value) {
-  S* x = static_cast<S*>(row);
-  const typename X::V factor = X::set(factor_value);
-  for (int64_t i = 0; i < vocab; i += X::kWidth) {
-    store_some<X>(x + i, load_some<X>(x + i, vocab - i) * factor, vocab - i);
-  }
-}
-
+#include "cpu/row_gelu_tanh.h"
 #include "cpu/row_sample.h"
 
 template <typename X, typename S>
 constexpr RowFunctions row_functions() {
-  return {row_state<X, S>,  row_logit<X, S>,   row_exact_kl<X, S>,    row_gradient<X, S>,
-          row_scale<X, S>,  row_blocks<X, S>,  row_kept_blocks<X, S>, row_draw<X, S>,
-          row_maxima<X, S>, row_collect<X, S>, row_mass<X, S>};
+  return {row_state<X, S>,
+          row_logit<X, S>,
+          row_exact_kl<X, S>,
+          row_gradient<X, S>,
+          row_scale<X, S>,
+          row_gelu_tanh<X, S>,
+          row_gelu_tanh_gradient<X, S>,
+          row_blocks<X, S>,
+          row_kept_blocks<X, S>,
+          row_draw<X, S>,
+          row_maxima<X, S>,
+          row_collect<X, S>,
+          row_mass<X, S>};
 }

@@ -57,6 +57,11 @@ struct RowFunctions {
                    const RowGradient& gradient, void* out);
   void (*scale)(void* row, int64_t vocab, double factor);
 
+  // Element by element, with the formula's two constants; see row_gelu_tanh.h.
+  void (*gelu_tanh)(const void* input, int64_t count, double a, double b, void* output);
+  void (*gelu_tanh_gradient)(const void* grads, const void* input, int64_t count, double a,
+                             double b, void* output);
+
   // What sampling needs; see row_sample.h.
   // The state and its blocks, one for each kRowBlock entries.
   void (*blocks)(const RowArgs& args, RowState* state, RowBlock* blocks);

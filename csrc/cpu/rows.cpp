@@ -59,12 +59,12 @@ const RowTable& current_table() {
   return *table;
 }
 
+}  // namespace
+
 int storage_size(DType dtype) {
   if (dtype == DType::kFloat64) return 8;
   return dtype == DType::kFloat32 ? 4 : 2;
 }
-
-}  // namespace
 
 const RowFunctions& row_functions_for(DType dtype) {
   const RowTable& table = current_table();

@@ -27,6 +27,9 @@ const RowFunctions& row_functions_for(DType dtype);
 // "avx512bf16", "avx512", "avx2" or "baseline": what row_functions_for would use now.
 const char* current_isa();
 
+// Bytes of an element of a floating tensor.
+int storage_size(DType dtype);
+
 struct Rows {
   explicit Rows(const TensorView& view);
   void* row(int64_t index) const { return base + index * stride_bytes; }

@@ -1,5 +1,6 @@
 """The inputs at the ends of their allocations, without compute-sanitizer: the script itself."""
 
+import pytest
 import torch
 
 import rlhf_kernels._registry as registry
@@ -18,6 +19,10 @@ def test_a_tensor_at_the_edge_fills_its_memory_to_the_end():
     assert torch.equal(placed[0], torch.ones(3, 5))
 
 
-def test_every_op_has_a_cuda_column():
-    """Without one a tensor labelled as CUDA's would quietly be computed by the CPU column."""
-    assert [name for name, kind in registry.OPS.items() if kind == "native-cpu"] == []
+def test_an_op_without_a_cuda_column_refuses_what_lies_there(column):
+    """Else a tensor labelled as CUDA's would quietly be computed by the CPU column."""
+    without = [name for name, kind in registry.OPS.items() if kind == "native-cpu"]
+    assert without == ["gelu_tanh"]
+    x = column.place(torch.ones(3))
+    with column.on(), pytest.raises(ValueError, match="'x' must be on the CPU"):
+        registry._C.gelu_tanh(x, torch.empty_like(x))

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from toolkit.data.tokenize import Text
+from toolkit.models.activation import fuse_activations
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import ModelSource
 from toolkit.training.random import Stream
@@ -42,7 +43,9 @@ def load_base(
         pad_token_id=text.pad_id,
     )
     stream.seed_torch("new weights")
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fuse_activations(model)
+    return model.eval().to(device)
 
 
 def load_policy(folder: Path, text: Text, device: str = "cpu") -> PreTrainedModel:
@@ -104,10 +107,11 @@ def _scalar_head(folder: Path, model: PreTrainedModel) -> torch.nn.Linear:
 
 
 def _fit_to_text(model: PreTrainedModel, text: Text) -> PreTrainedModel:
-    """Give the padding token a row, and turn dropout off."""
+    """Give the padding token a row, fuse the activation, and turn dropout off."""
     if model.config.vocab_size < len(text.tokenizer):
         model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
     model.config.pad_token_id = text.pad_id
+    fuse_activations(model)
     return model.eval()
 
 

@@ -1,0 +1,52 @@
+// gelu_tanh and its gradient over consecutive elements. Formula: csrc/math/gelu_tanh.h, whose
+// constants come as arguments, since no header of ours may be included here.
+//
+// Included by row_body.h inside an anonymous namespace; see there. An element's result depends on
+// its value alone: the last elements go through the same vectors as the others.
+
+template <typename X>
+struct GeluConstants {
+  using V = typename X::V;
+  // The exponential stays finite, so that it can multiply a sigmoid of 2^-126.
+  V slope0, slope2, log2_0, log2_2, one = X::set(1.0), most = X::set(126.0);
+
+  GeluConstants(double a, double b)
+      : slope0(X::set(a)),
+        slope2(X::set(3 * b)),
+        log2_0(X::set(-a * kLog2E)),
+        log2_2(X::set(-b * kLog2E)) {}
+
+  // exp(-u)
+  V exponential(V x, V square) const {
+    const V t = X::bounded(x * (square * log2_2 + log2_0));
+    return X::exp2(X::select_less(t, most, t, most));
+  }
+  V value(V x) const { return x / (one + exponential(x, x * x)); }
+  V slope(V x) const {
+    const V square = x * x, e = exponential(x, square), s = one / (one + e);
+    return (x * s) * (e * s) * (square * slope2 + slope0) + s;
+  }
+};
+
+template <typename X, typename S>
+void row_gelu_tanh(const void* input, int64_t count, double a, double b, void* output) {
+  const GeluConstants<X> k(a, b);
+  const S* x = static_cast<const S*>(input);
+  S* y = static_cast<S*>(output);
+  for (int64_t i = 0; i < count; i += X::kWidth) {
+    store_some<X>(y + i, k.value(load_some<X>(x + i, count - i)), count - i);
+  }
+}
+
+template <typename X, typename S>
+void row_gelu_tanh_gradient(const void* grads, const void* input, int64_t count, double a, double b,
+                            void* output) {
+  const GeluConstants<X> k(a, b);
+  const S* g = static_cast<const S*>(grads);
+  const S* x = static_cast<const S*>(input);
+  S* y = static_cast<S*>(output);
+  for (int64_t i = 0; i < count; i += X::kWidth) {
+    const typename X::V slope = k.slope(load_some<X>(x + i, count - i));
+    store_some<X>(y + i, load_some<X>(g + i, count - i) * slope, count - i);
+  }
+}
