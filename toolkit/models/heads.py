@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from toolkit.data.batches import Batch
 from toolkit.models.compute import attend_as_before, micro_batches, precision
+from toolkit.models.last_layer import read_trunk, wanted_last_layer
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.output import LinearHead, find_output
 from toolkit.models.tables import add_looked_up_rows
@@ -48,7 +49,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         """Find the head; its weight's and the embedding's gradients add up in one place."""
-        self.output = find_output(self.model, self.vocab, fused=self.hardware.fused_head)
+        self.output = find_output(self.model, self.vocab, self.hardware)
         if isinstance(self.output, LinearHead):
             add_looked_up_rows(self.model)
         _allow_checkpointing(self.model, self.hardware)
@@ -154,6 +155,7 @@ class Scorer:
     def __post_init__(self) -> None:
         """Read the centring constant; the embedding's gradients add up in one place."""
         self.offset = float(getattr(self.model.config, "score_offset", 0.0))
+        self.last = wanted_last_layer(self.model, self.hardware)
         add_looked_up_rows(self.model)
         _allow_checkpointing(self.model, self.hardware)
 
@@ -171,21 +173,24 @@ class Scorer:
             values: Tensor = self.model.score(hidden)
             return values.squeeze(-1).float() - self.offset
 
-    def _trunk(self, tokens: Tensor) -> Tensor:
+    def _trunk(self, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hidden states [B, L, D], right at `places` of [B, L], and those places."""
         _set_mode(self.model, self.hardware)
-        ids = move(tokens, self.device)
+        ids, places = move(tokens, self.device), move(places, self.device)
         with precision(self.hardware, self.device, pairs=ids.shape[1] ** 2):
-            hidden: Tensor = self.model.base_model(ids, use_cache=False)[0]
-        return hidden
+            return read_trunk(self.model, self.last, ids, places), places
 
     def scores_of(self, batch: Batch) -> Tensor:
         """Return scores fp32 [B], read at the last real token (detail 11)."""
-        hidden = self._trunk(batch.ids)
-        return self._head(hidden.flatten(0, 1)[move(batch.ends, self.device)])
+        hidden, ends = self._trunk(batch.ids, batch.ends)
+        return self._head(hidden.flatten(0, 1)[ends])
 
     def values_of(self, batch: Batch) -> Tensor:
-        """Return values fp32 [B, T]: at the position that predicts response[:, t]."""
-        hidden = self._trunk(batch.inputs)
+        """Return values fp32 [B, T]: at the position that predicts response[:, t].
+
+        Where the mask is False they mean nothing.
+        """
+        hidden, _ = self._trunk(batch.inputs, batch.places)
         source = move(batch.columns, self.device)
         index = source.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         return self._head(hidden.gather(1, index))

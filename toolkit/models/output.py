@@ -18,8 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
+from toolkit.models.last_layer import LastLayer, read_trunk, wanted_last_layer
 from toolkit.models.tables import gradient_of
 from toolkit.spec.errors import StageFailed
+from toolkit.spec.schema import Hardware
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 Tokens = tuple[Tensor, Tensor, Tensor]
@@ -38,17 +40,18 @@ class LinearHead:
         vocab: V; rows of the weight from V on are outside the softmax.
         scale: factor of the logits.
         softcap: bound of the logits, or None.
+        last: computes the last layer's feed-forward for some positions alone; None: for all.
     """
 
     linear: torch.nn.Linear
     vocab: int
     scale: float = 1.0
     softcap: float | None = None
+    last: LastLayer | None = None
 
     def read(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
         """Return the hidden states [N, D] at `places` of the flattened [B, L]."""
-        trunk: Tensor = model.base_model(ids, use_cache=False)[0]
-        return trunk.flatten(0, 1)[places]
+        return read_trunk(model, self.last, ids, places).flatten(0, 1)[places]
 
     @property
     def _weights(self) -> tuple[Tensor, dict[str, Any]]:
@@ -123,17 +126,18 @@ class OwnLogits:
         return rk.ppo_loss_from_logits(rows, targets, *tokens, inplace=True, **terms)
 
 
-def find_output(model: PreTrainedModel, vocab: int, *, fused: bool) -> LinearHead | OwnLogits:
-    """Return the model's head as the spec wants it.
+def find_output(model: PreTrainedModel, vocab: int, hardware: Hardware) -> LinearHead | OwnLogits:
+    """Return the model's head as the spec wants it, `hardware.fused_head` or not.
 
     Raises:
-        StageFailed: `fused`, but the model's logits are not what its output embedding gives.
+        StageFailed: fused, but the model's logits are not what its output embedding gives.
     """
-    if not fused:
+    if not hardware.fused_head:
         return OwnLogits(vocab)
     linear = model.get_output_embeddings()
     if isinstance(linear, torch.nn.Linear):
-        head = LinearHead(linear, vocab, _scale(model), _setting(model, _SOFTCAP))
+        last = wanted_last_layer(model, hardware)
+        head = LinearHead(linear, vocab, _scale(model), _setting(model, _SOFTCAP), last)
         if _gives_the_models_logits(head, model):
             return head
     names = ", ".join([*_SCALES, _SOFTCAP])
