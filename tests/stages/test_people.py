@@ -8,7 +8,7 @@ import pytest
 
 from toolkit.spec.errors import DataError
 from toolkit.spec.load import examine_spec
-from toolkit.stages.people import ranked_by_people
+from toolkit.stages.people import ranked_in_file
 
 SAMPLE = {
     "prompt": "p",
@@ -23,7 +23,7 @@ SAMPLE = {
 def ranked(tmp_path, *rows, samples=(SAMPLE,)):
     file = tmp_path / "ranked.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ranked_by_people("label.1", str(file), list(samples), tmp_path)
+    return ranked_in_file(str(file), list(samples))
 
 
 def test_equal_and_empty_answers_keep_what_was_sampled(tmp_path):
