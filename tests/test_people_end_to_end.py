@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.label.conftest import Client, records
+from tests.label.served import Client, records
 from toolkit.__main__ import main
 
 SPEC = """
@@ -158,7 +158,7 @@ def test_another_tools_rankings_are_imported_and_the_run_goes_on(spec, tmp_path,
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["label", str(run), "--import", str(file)]) == 0
     out = capsys.readouterr().out
-    assert f"{run / 'ranked/label.1.jsonl'}: {len(rows)} rankings added\n" in out
+    assert f"{run / 'ranked/label.1.jsonl'}: added {len(rows)} of {len(rows)} rankings\n" in out
     assert out.rstrip().endswith("type the same `run` command again to go on")
     assert main(["run", *words]) == 0
     made = records(run / "stages/label.1/rankings.jsonl")

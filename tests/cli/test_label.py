@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.label.conftest import make_waiting
+from tests.label.served import make_waiting
 from toolkit.__main__ import main
 from toolkit.cli import label
 from toolkit.label.server import PageServer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.label.conftest import SAMPLES, records
+from tests.label.served import SAMPLES, records
 from toolkit.data.collected import questions_of
 from toolkit.label.book import Book, append_rows
 

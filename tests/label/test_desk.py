@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.label.conftest import records
+from tests.label.served import records
 from toolkit.label.desk import Desk, Refused, read_ranks
 
 

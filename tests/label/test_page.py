@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.label.browser import Browser
-from tests.label.conftest import EVIL, make_waiting, records, served
+from tests.label.served import EVIL, make_waiting, records, served
 from toolkit.label.page import Page, render_page
 
 READY = "document.getElementById('sheet')?.hidden === false"

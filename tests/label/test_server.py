@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from tests.label.conftest import EVIL, Client, make_waiting, records, served
+from tests.label.served import EVIL, Client, make_waiting, records, served
 from toolkit.label.server import ADDRESS, LARGEST_BODY
 
 RANKS = [1, 2, 2, 3]
@@ -184,7 +184,7 @@ def test_two_servers_of_one_run_see_each_other(make):
 KILLED = """
 import sys
 from pathlib import Path
-from tests.label.conftest import make_waiting
+from tests.label.served import make_waiting
 from toolkit.label.desk import Desk
 from toolkit.label.server import PageServer
 server = PageServer(Desk(make_waiting(Path(sys.argv[1]))), "ann", 0)

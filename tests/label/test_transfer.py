@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.label.conftest import records
+from tests.label.served import records
 from toolkit.label.desk import Desk
 from toolkit.label.transfer import export_tasks, import_rankings
 from toolkit.spec.errors import DataError

@@ -74,8 +74,8 @@ def _import(waiting: Waiting, file: str) -> int:
     done = import_rankings(waiting, file)
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    known = f", {done.known} were there already" if done.known else ""
-    print(f"{waiting.file}: {done.added} rankings added{known}")
+    known = f"; {done.known} were there already" if done.known else ""
+    print(f"{waiting.file}: added {done.added} of {done.added + done.known} rankings{known}")
     print(_onwards(waiting))
     return 0
 

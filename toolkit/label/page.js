@@ -198,8 +198,8 @@ document.addEventListener("visibilitychange", () => {
 });
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.id === "labeler";
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || task === null) return;
+  const other = event.ctrlKey || event.metaKey || event.altKey || event.repeat;
+  if (other || event.target.id === "labeler" || task === null) return;
   if (event.key === "b") alone(back);
   if (task.id === null) return;
   if (event.key === "s") alone(skip);

@@ -77,7 +77,8 @@ def ranked_in_run(name: str, run: str, samples: list[Record], quorum: float) -> 
         )
     warnings = contradictions(str(file), read.records) + _left_out(str(file), progress)
     if outdated:
-        warnings.append(f"{file}: {outdated} rankings are of answers collected earlier; left out")
+        gone = "rankings of answers that were collected earlier are left out"
+        warnings.append(f"{file}: {gone} ({outdated})")
     placed, _ = place(read, samples)
     return Ranked([_record(one) for one in placed], warnings)
 
