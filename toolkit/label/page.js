@@ -58,6 +58,7 @@ function show(found) {
   if (found.id === null) {
     const enough = found.enough ? " That is enough: type the `run` command again to go on." : "";
     at("done-text").textContent = many + "." + enough;
+    at("done-title").focus();
     return;
   }
   fill(at("prompt"), found.prompt);

@@ -65,10 +65,11 @@ def find_waiting(run: Path) -> Waiting:
         ToolkitError: there is none; it says why, and what to do.
     """
     spec = read_spec(run).loaded.spec
-    if spec.label.by != "people":
+    if spec.label.by != "people" or not spec.ranks:
+        why = f"label.by is {spec.label.by}" if spec.ranks else "models.reward_trained is given"
         raise ToolkitError(
-            f"{run}: label.by is {spec.label.by}, so nothing waits for people; set label: "
-            "{by: people} and run"
+            f"{run}: {why}, so nothing waits for people; `label: {{by: people}}` in the spec of a "
+            "run that collects answers asks for them"
         )
     if spec.label.file is not None:
         raise ToolkitError(
