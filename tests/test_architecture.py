@@ -59,6 +59,7 @@ PYTHON_FAULTS = {
     "cli skips a floor": ("toolkit/cli/a.py", "from toolkit.stages.ppo import Stage"),
     "pipeline opens a stage": ("toolkit/pipeline/a.py", "from toolkit.stages import ppo"),
     "models read stages": ("toolkit/models/a.py", "import toolkit.stages.ppo as ppo"),
+    "the ranking page opens a stage": ("toolkit/label/a.py", "from toolkit.stages import ppo"),
     "training reads the rollout": ("toolkit/training/a.py", "from .. import rollout"),
     "torch in check's path": ("toolkit/pipeline/a.py", "import torch.nn"),
     "transformers in a format": ("toolkit/data/formats.py", "from transformers import AutoModel"),

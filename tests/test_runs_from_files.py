@@ -134,7 +134,9 @@ def test_people_rank_collected_answers_while_the_run_waits(spec, tmp_path, capsy
     error = capsys.readouterr().err
     assert "label.1: waits for labels" in error
     samples = out / "stages/collect.1/samples.jsonl"
-    assert f"24 prompts wait to be ranked, with their answers in {samples}" in error
+    assert (
+        f"0 of 24 prompts are ranked; rank on the page of `python -m toolkit label {out}`" in error
+    )
     collected, rankings = rank_collected(samples, file, keep=20)
 
     assert main(["run", *words, f"label.file={file}"]) == 0

@@ -38,6 +38,12 @@ def test_no_heavy_package_is_imported(command: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
+def test_the_ranking_page_imports_no_heavy_package(tmp_path: Path) -> None:
+    done = run_cold(["label", "nowhere"], tmp_path)
+    assert "there is no such run folder" in done.stderr
+    assert done.stdout.splitlines() == ["loaded:"]
+
+
 @pytest.mark.parametrize("command", ["check", "plan"])
 def test_check_and_plan_answer_in_under_a_second(command: str, tmp_path: Path) -> None:
     seconds = []

@@ -28,14 +28,18 @@ PYTHON: dict[str, Floor] = {
     "toolkit": Floor(light=True),
     "toolkit.__main__": Floor("toolkit.cli toolkit.spec", light=True),
     "toolkit.cli": Floor(
-        "toolkit.pipeline toolkit.report toolkit.data.scan toolkit.data.tasks toolkit.data.oracle"
+        "toolkit.pipeline toolkit.report toolkit.label toolkit.data.scan toolkit.data.tasks"
+        " toolkit.data.oracle"
         " toolkit.spec toolkit!",
         light=True,
     ),
     "toolkit.report": Floor("toolkit.pipeline toolkit.spec", light=True),
+    # The page on which people rank: it reads a run folder, and adds to its rankings.
+    "toolkit.label": Floor("toolkit.pipeline toolkit.data toolkit.spec", light=True),
     "toolkit.pipeline": Floor(
         "toolkit.stages! toolkit.stages.context toolkit.data.scan toolkit.data.tasks"
-        " toolkit.data.oracle toolkit.data.formats toolkit.data.mixture toolkit.spec toolkit!",
+        " toolkit.data.oracle toolkit.data.formats toolkit.data.mixture toolkit.data.collected"
+        " toolkit.spec toolkit!",
         light=True,
     ),
     # The door: inside `execute` is the one place where the floors above may load torch.

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("toolkit.cli.check", "every problem of spec and data, nothing is run"),
     "plan": ("toolkit.cli.plan", "each stage: run or reuse, why, and how much work"),
     "run": ("toolkit.cli.run", "every stage; continues a run that was stopped or killed"),
+    "label": ("toolkit.cli.label", "a page on which people rank the answers of a run that waits"),
     "show": ("toolkit.cli.show", "every value of a spec, and where it came from"),
     "details": ("toolkit.cli.details", "thirty implementation details, and where each acts"),
     "report": ("toolkit.cli.report", "a table, one HTML page and a JSON of how a run came out"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from toolkit.spec.labels import own_rankings
 from toolkit.spec.schema import LEARNERS, ModelFolder, ModelSource, Spec
 
 LEARNER = "learner"
@@ -81,7 +82,7 @@ FIRST_ROUND_IGNORES = ("collect.sources.ppo", "ppo.restart")
 
 IGNORES: Mapping[str, tuple[str, ...]] = {
     "sft": ("sft.select_prompts",),
-    "label": ("label.file",),
+    "label": ("label.file", "label.overlap", "label.quorum"),
 }
 """Stage kind -> paths inside its slice that another stage reads, or that its files stand for."""
 
@@ -103,6 +104,7 @@ class Node:
         paths: spec paths the result depends on.
         ignored: paths below those that it does not depend on.
         files: files and model folders whose content the result depends on.
+        own: such files of the run folder that no stage writes, by their names in it.
         functions: plug-ins, `path/to/file.py:function` or `package.module:function`.
         computes: whether device, precision, threads and kernels can change the result.
     """
@@ -115,6 +117,7 @@ class Node:
     paths: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     computes: bool = field(default=True)
 
@@ -159,6 +162,7 @@ def build_graph(spec: Spec) -> list[Node]:
                 paths=SLICES[kind],
                 ignored=(*IGNORES.get(kind, ()), *first),
                 files=tuple(dict.fromkeys(_files(spec, kind))),
+                own=tuple(_own(spec, kind, name)),
                 functions=tuple(dict.fromkeys(_functions(spec, kind))),
                 computes=kind not in ("data", "export")
                 and not (kind == "label" and spec.label.by != "model"),
@@ -219,6 +223,11 @@ def _files(spec: Spec, kind: str) -> Iterable[str]:
         yield from _folder(spec.models.reward)
     if kind in ("select", "ppo", "evaluate", "export"):
         yield from _folder(spec.models.reward_trained)
+
+
+def _own(spec: Spec, kind: str, name: str) -> Iterable[str]:
+    if kind == "label" and spec.label.by == "people" and spec.label.file is None:
+        yield own_rankings(name)
 
 
 def _data_files(spec: Spec) -> Iterable[str]:

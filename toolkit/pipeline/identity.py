@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from toolkit.pipeline.digests import Digests, function_file
@@ -64,6 +65,8 @@ def compute_parts(
     files: dict[str, str] = {}
     for path in node.files:
         files.update(digests.tree(path))
+    # by its name in the run folder: a run that is moved keeps its results
+    files |= own_digests(spec, node, digests)
     for reference in node.functions:
         files.update(digests.tree(function_file(reference)))
     return {
@@ -76,6 +79,11 @@ def compute_parts(
         "seed": spec.seed,
         "hardware": _hardware(spec, machine) if node.computes else {},
     }
+
+
+def own_digests(spec: Spec, node: Node, digests: Digests) -> dict[str, str]:
+    """Return name -> digest of the files of the run folder that `node` reads and no stage wrote."""
+    return {name: digests.file(Path(spec.out, name)) for name in node.own}
 
 
 def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from toolkit.pipeline.counts import Counts, counts_of
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.disk import Disk, disk_notes, room
 from toolkit.pipeline.machine import Machine
+from toolkit.pipeline.people import waiting_text
 from toolkit.pipeline.runner import prepare
 from toolkit.pipeline.work import collect_prompts, optimizer_steps, work_text
 from toolkit.spec.errors import DataError
@@ -69,10 +70,11 @@ def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
     machine, decisions = prepare(loaded, until)
     folder = Path(spec.out)
     counts = counts_of(scanned.counts)
+    actions = {decision.node.name: decision.action for decision in decisions}
     stages = [
         PlannedStage(
             decision=decision,
-            work=work_text(spec, decision.node, counts),
+            work=work_text(spec, decision.node, counts) + waiting_text(spec, decision, actions),
             steps=optimizer_steps(spec, decision.node, counts),
         )
         for decision in decisions

@@ -17,12 +17,13 @@ from toolkit.pipeline.events import Display, Events, Silent
 from toolkit.pipeline.files import make_folder, write_json_atomic, write_text_atomic
 from toolkit.pipeline.gates import check_gate
 from toolkit.pipeline.guard import only_writer
+from toolkit.pipeline.identity import own_digests
 from toolkit.pipeline.interrupt import Interrupts
 from toolkit.pipeline.lock import write_lock
 from toolkit.pipeline.machine import Machine, resolve_machine
 from toolkit.pipeline.store import Done, Store
 from toolkit.spec.deviations import compare, paper_preset
-from toolkit.spec.errors import WaitsForLabels
+from toolkit.spec.errors import StageFailed, WaitsForLabels
 from toolkit.spec.load import Loaded
 from toolkit.spec.resolved import resolved_yaml
 from toolkit.spec.schema import Spec
@@ -154,6 +155,7 @@ class _Runner:
         try:
             self.store.check_inputs(name, decision.node.inputs.values())
             done = attempt.finished(attempt.execute(self.spec, self.machine, interrupts))
+            _check_own(self.spec, decision)
             self.store.publish(name, done)
         except BaseException as error:
             seen = attempt.stopped(error)
@@ -169,6 +171,19 @@ class _Runner:
         if interrupts.asked:
             raise KeyboardInterrupt
         return done
+
+
+def _check_own(spec: Spec, decision: Decision) -> None:
+    """Refuse a result whose key names other contents than the stage has read.
+
+    People may rank while a run is on its way; a result of what they added has another key.
+    """
+    for name, digest in own_digests(spec, decision.node, Digests()).items():
+        if digest != decision.parts["files"][name]:
+            raise StageFailed(
+                f"{decision.node.name}: {Path(spec.out, name)} was added to after the run had "
+                "looked at it; run the same command again, and it is taken as it is then"
+            )
 
 
 def _ending(error: BaseException) -> str:

@@ -177,9 +177,7 @@ def _label(spec: Spec, node: Node, counts: Counts) -> str:
     if prompts is None:
         return ""
     people = spec.label.labelers
-    waits = spec.label.by == "people" and spec.label.file is None
-    text = f"{prompts} prompts" + (f", {people.count} labelers" if people is not None else "")
-    return text + (", then waits for label.file" if waits else "")
+    return f"{prompts} prompts" + (f", {people.count} labelers" if people is not None else "")
 
 
 def _from_rankings(spec: Spec, node: Node, counts: Counts) -> str:

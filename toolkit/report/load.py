@@ -10,9 +10,9 @@ from typing import Any
 
 from toolkit.pipeline.graph import Node, build_graph
 from toolkit.pipeline.identity import spec_slice
+from toolkit.pipeline.people import read_spec
 from toolkit.pipeline.store import PROGRESS, Store
-from toolkit.spec.errors import DataError, Problem, ToolkitError
-from toolkit.spec.load import examine_spec
+from toolkit.spec.errors import DataError, Problem
 from toolkit.spec.schema import Spec
 
 Record = dict[str, Any]
@@ -84,21 +84,13 @@ def load_run(folder: Path) -> Run:
         ToolkitError: the folder does not exist, or holds no run.
         DataError: a file of the run is not valid JSON; names file and line.
     """
-    if not folder.is_dir():
-        raise ToolkitError(f"{folder}: there is no such run folder; give the `out` of a spec")
-    resolved = folder / "spec.resolved.yaml"
-    if not resolved.exists():
-        raise ToolkitError(
-            f"{folder}: not a run folder, it has no spec.resolved.yaml; start a run with "
-            "`python -m toolkit run spec.yaml`"
-        )
-    examined = examine_spec(resolved, files=False)
+    examined = read_spec(folder)
     spec = examined.loaded.spec
     return Run(
         folder=folder,
         spec=spec,
         tree=examined.loaded.tree,
-        text=resolved.read_text(encoding="utf-8"),
+        text=(folder / "spec.resolved.yaml").read_text(encoding="utf-8"),
         problems=examined.problems,
         lock=read_json(folder / "lock.json"),
         stages=tuple(_load_stages(folder, spec)),

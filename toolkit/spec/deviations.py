@@ -27,7 +27,8 @@ USUAL = "instructgpt/1.3b"
 ENVIRONMENT = (
     "seed", "out", "share", "hardware", "models", "text.tokenizer", "text.template", "text.pad",
     "data", "pretrain", "collect.batch", "label.by", "label.fn", "label.file", "label.model",
-    "label.labelers", "reward.gate", "folds", "evaluate", "checkpoint", "log", "export",
+    "label.labelers", "label.overlap", "label.quorum", "reward.gate", "folds", "evaluate",
+    "checkpoint", "log", "export",
 )  # fmt: skip
 """Paths that say what a run is done with; every other one belongs to the recipe."""
 

@@ -39,22 +39,45 @@ class Label:
 
     by: Literal["oracle", "people", "file", "model"] = key(
         "oracle",
-        "who ranks; people: the collected answers, in label.file; file: data.rankings, with "
-        "collect: null",
+        "who ranks; people: the collected answers, on the page of `python -m toolkit label` or in "
+        "label.file; file: data.rankings, with collect: null",
     )
     file: str | None = key(
         None,
-        "rankings of the collected answers, with by: people; null: the run stops there and waits",
+        "rankings of the collected answers, with by: people; null: those of the run folder, which "
+        "`python -m toolkit label` makes while the run waits",
         kind="path",
+    )
+    overlap: float = key(
+        0.1,
+        "share of prompts that `python -m toolkit label` gives to everybody, to compute agreement "
+        "from; each other one goes to one labeler",
+        low=0.0,
+        high=1.0,
+    )
+    quorum: float = key(
+        0.98,
+        "share of prompts that must be ranked before a run goes on, with by: people and file: null",
+        low=0.0,
+        high=1.0,
     )
     fn: str | None = key(
         None, "oracle (prompts, responses) -> scores; null: the task's own", kind="function"
     )
     model: ModelFolder | None = key(None, "reward model that ranks, with by: model")
-    ties: bool = key(True, "equal scores are a tie; false: the earlier answer wins")
+    ties: bool = key(
+        True,
+        "equal scores are a tie; false: the earlier answer wins, and on the page of "
+        "`python -m toolkit label` no two answers share a rank",
+    )
     labelers: Labelers | None = key(
         None, "simulated labelers, with by: oracle; null: the oracle itself ranks"
     )
+
+
+def own_rankings(stage: str) -> str:
+    """Return where people's rankings for the stage `stage` lie, from the run folder."""
+    return f"ranked/{stage}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

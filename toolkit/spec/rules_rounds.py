@@ -11,7 +11,7 @@ from toolkit.spec.schema import Spec
 RULES = RuleTable()
 
 
-@RULES.rule("rounds", "collect", "label.by", "models.reward_trained")
+@RULES.rule("rounds", "collect", "label.by", "label.file", "models.reward_trained")
 def later_rounds_have_something_new(spec: Spec) -> Iterator[Finding]:
     """Each round ranks answers that it collected, and improves the policy."""
     if spec.rounds == 1:
@@ -22,9 +22,12 @@ def later_rounds_have_something_new(spec: Spec) -> Iterator[Finding]:
     elif spec.label.by == "file":
         message = "later rounds have no file to rank by; rank by oracle or model, or set rounds: 1"
         yield ("rounds", "label.by"), message
-    elif spec.label.by == "people":
-        message = "people rank the answers of one round; set rounds: 1, or rank by oracle or model"
-        yield ("rounds", "label.by"), message
+    elif spec.label.by == "people" and spec.label.file is not None:
+        message = (
+            "label.file ranks the answers of one round; remove it and rank each round's answers "
+            "with `python -m toolkit label`, or set rounds: 1"
+        )
+        yield ("rounds", "label.file"), message
     elif not collects(spec):
         message = "later rounds have nothing new to rank; turn collect on, or set rounds: 1"
         yield ("rounds", "collect"), message

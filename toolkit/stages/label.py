@@ -25,7 +25,7 @@ from toolkit.models.load import load_scalar
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Labelers
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.people import ranked_by_people
+from toolkit.stages.people import ranked_in_file, ranked_in_run
 from toolkit.stages.shared import Record, read_records, text_of, write_records
 
 
@@ -58,8 +58,11 @@ class Label:
 
     def _read_people(self) -> None:
         """Put people's rankings in the place of the answers; wait where there are none yet."""
-        where = self.ctx.inputs["collect"] / "samples.jsonl"
-        ranked = ranked_by_people(self.ctx.name, self.config.file, self.samples, where)
+        file, quorum = self.config.file, self.config.quorum
+        if file is not None:
+            ranked = ranked_in_file(file, self.samples)
+        else:
+            ranked = ranked_in_run(self.ctx.name, self.ctx.spec.out, self.samples, quorum)
         self.given += [{**record, "round": self.ctx.round} for record in ranked.records]
         self.samples, self.warnings = [], ranked.warnings
 

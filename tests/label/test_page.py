@@ -1,0 +1,132 @@
+"""The page in a real browser: what a labeler sees, types and clicks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.label.browser import Browser
+from tests.label.served import EVIL, make_waiting, records, served
+from toolkit.label.page import Page, render_page
+
+READY = "document.getElementById('sheet')?.hidden === false"
+SAID = "document.getElementById('message').textContent"
+COUNT = "document.getElementById('count').textContent"
+PROMPT = "document.getElementById('prompt').textContent"
+CARDS = "[...document.querySelectorAll('.answer')]"
+CHOSEN = f"{CARDS}.map(c => Number(c.querySelector('input:checked')?.value ?? 0))"
+CURRENT = f"{CARDS}.findIndex(c => c.classList.contains('current'))"
+
+
+@pytest.fixture
+def browser(tmp_path: Path):
+    found = Browser(tmp_path / "profile")
+    yield found
+    found.close()
+
+
+def test_what_is_put_into_the_page_is_not_looked_at_again():
+    page = Page(
+        run="@SCRIPT@ <b>", stage="label.1", labeler="</script>@TOKEN@", ties=True, token="t"
+    )
+    text = render_page(page, "n")
+    assert "@SCRIPT@ &lt;b&gt;" in text
+    assert "\\u003c/script>@TOKEN@" in text
+    assert text.count('"use strict"') == 1
+
+
+@pytest.mark.slow
+def test_a_prompt_is_ranked_with_the_keyboard_alone(browser, make):
+    waiting = make(overlap=0.0)
+    with served(waiting) as client:
+        browser.open(client.server.url)
+        browser.wait(READY)
+        task = client.task()
+        assert browser.look(PROMPT) == task["prompt"]
+        shown = browser.look(f"{CARDS}.map(c => c.querySelector('.text').textContent)")
+        assert shown == task["answers"]
+        assert browser.look(CURRENT) == 0
+        browser.press("2", "1")
+        assert browser.look(CHOSEN) == [2, 1, 0, 0]
+        assert browser.look(CURRENT) == 2
+        browser.press("Enter")
+        browser.wait(SAID, "Rank every answer first.")
+        browser.press("2", "9", "4", "Enter")
+        browser.wait(SAID, "Saved.")
+        assert browser.look(COUNT) == "1 of 20 prompts are ranked, 1 by you"
+        (row,) = records(waiting.file)
+        assert (row["responses"], row["ranks"]) == (task["answers"], [2, 1, 2, 4])
+        assert (row["labeler"], 0 < row["seconds"] < 60) == ("ann", True)
+        browser.press("b")
+        browser.wait(PROMPT, task["prompt"])
+        assert browser.look(CHOSEN) == [2, 1, 2, 4]
+        browser.press("1", "Enter")
+        browser.wait(SAID, "Saved.")
+        assert [r["ranks"] for r in records(waiting.file)] == [[2, 1, 2, 4], [1, 1, 2, 4]]
+        skipped = browser.look(PROMPT)
+        browser.press("s")
+        browser.wait(f"{PROMPT} !== {skipped!r}")
+        assert len(records(waiting.file)) == 2
+    assert browser.complaints == []
+    assert {url.split("/")[2] for url in browser.asked} == {client.server.url.split("/")[2]}
+
+
+@pytest.mark.slow
+def test_a_prompt_is_ranked_with_the_mouse_and_another_name(browser, make):
+    waiting = make(ties=False, overlap=1.0)
+    with served(waiting) as client:
+        browser.looks(400, 800, dark=True)
+        browser.open(client.server.url)
+        browser.wait(READY)
+        for card, rank in ((0, 3), (1, 3), (2, 1), (3, 4)):
+            browser.click(f"{CARDS}[{card}].querySelectorAll('label')[{rank - 1}]")
+        assert browser.look(CHOSEN) == [0, 3, 1, 4]
+        browser.click("document.getElementById('save')")
+        browser.wait(SAID, "Rank every answer first.")
+        browser.click(f"{CARDS}[0].querySelectorAll('label')[1]")
+        browser.click("document.getElementById('save')")
+        browser.wait(SAID, "Saved.")
+        browser.look("document.getElementById('labeler').value = ''")
+        browser.click("document.getElementById('labeler')")
+        browser.press(*"bo1", "Enter")
+        browser.wait(COUNT, "1 of 20 prompts are ranked, 0 by you")
+        wide = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert browser.look(wide)
+        for _ in range(20):
+            browser.press("4", "1", "2", "3", "Enter")
+            browser.wait(SAID, "Saved.")
+            browser.look(f"{SAID} = ''")
+        browser.wait("document.getElementById('done').hidden", False)
+        assert "20 of 20 prompts are ranked" in browser.look("document.body.innerText")
+    ranks = [(row["labeler"], row["ranks"]) for row in records(waiting.file)]
+    assert ranks == [("ann", [2, 3, 1, 4])] + [("bo1", [4, 1, 2, 3])] * 20
+
+
+@pytest.mark.slow
+def test_hostile_texts_are_shown_as_text(browser, tmp_path):
+    samples = [{"prompt": EVIL, "responses": [EVIL + "<img src=x onerror=alert(1)>", " ", ""]}]
+    with served(make_waiting(tmp_path, samples), labeler=EVIL) as client:
+        browser.open(client.server.url)
+        browser.wait(READY)
+        assert browser.look(PROMPT) == EVIL
+        assert browser.look("document.getElementById('labeler').value") == EVIL
+        assert browser.look("document.title") == "run: rank the answers"
+        assert browser.look("document.querySelectorAll('main script, main img').length") == 0
+        assert browser.look("document.querySelectorAll('.blank').length") == 2
+    assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_or_was_restarted_is_said_and_the_ranks_stay(browser, waiting):
+    with served(waiting) as client:
+        browser.open(client.server.url)
+        browser.wait(READY)
+        browser.press("1", "2", "3")
+        client.server.token = "another"
+        browser.press("4", "Enter")
+        browser.wait(SAID, "this page is of an earlier start of the server; reload it")
+    browser.press("Enter")
+    browser.wait(f"{SAID}.startsWith('The server does not answer.')")
+    assert browser.look(CHOSEN) == [1, 2, 3, 4]
+    assert not waiting.file.exists()

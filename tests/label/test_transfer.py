@@ -1,0 +1,107 @@
+"""Tasks go out, rankings come back, and what is wrong is said all at once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.label.served import records
+from toolkit.label.desk import Desk
+from toolkit.label.transfer import export_tasks, import_rankings
+from toolkit.spec.errors import DataError
+
+
+def exported(waiting, folder, labeler="ann"):
+    export_tasks(waiting, labeler, folder / "tasks.jsonl")
+    return records(folder / "tasks.jsonl")
+
+
+def ranked(folder, tasks, **more):
+    rows = [task | {"ranks": list(range(1, 1 + len(task["responses"])))} | more for task in tasks]
+    file = folder / "ranked.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_an_export_is_what_the_page_shows(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)
+    desk = Desk(waiting)
+    assert [(t["prompt"], t["responses"]) for t in tasks] == [
+        (q.prompt, desk.shown(q, "ann")) for q in desk.open_for("ann")
+    ]
+    assert {name for task in tasks for name in task} == {"prompt", "responses"}
+
+
+def test_what_went_out_comes_back_and_twice_is_once(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)
+    file = ranked(tmp_path, tasks[:15], labeler="ann", ratings=[7, 5, 3, 1], seconds=4)
+    assert import_rankings(waiting, file)[:2] == (15, 0)
+    assert import_rankings(waiting, file)[:2] == (0, 15)
+    assert records(waiting.file) == records(tmp_path / "ranked.jsonl")
+    assert len(exported(waiting, tmp_path)) == 5
+    assert import_rankings(waiting, ranked(tmp_path, tasks, labeler="ann"))[:2] == (20, 0)
+
+
+def test_an_old_file_does_not_undo_a_correction(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)
+    file = ranked(tmp_path, tasks[:1], labeler="ann")
+    import_rankings(waiting, file)
+    desk = Desk(waiting)
+    question = next(q for q in desk.questions if q.prompt == tasks[0]["prompt"])
+    desk.save("ann", question.name, [4, 3, 2, 1], 1.0)
+    assert import_rankings(waiting, file).added == 0
+    assert Desk(waiting).task("ann", question.name)["ranks"] == [4, 3, 2, 1]
+
+
+def test_all_problems_are_said_at_once_and_nothing_is_added(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)
+    tasks[0] = tasks[0] | {"prompt": "never asked"}
+    tasks[1] = tasks[1] | {"responses": ["one", "never given"]}
+    file = ranked(tmp_path, tasks)
+    with open(file, "a") as more:
+        more.write('{"prompt": "prompt 1", "responses": ["one", "two"]}\n')
+    with pytest.raises(DataError) as caught:
+        import_rankings(waiting, file)
+    assert [(p.line, p.path) for p in caught.value.problems] == [
+        (21, "ranks"),
+        (1, "prompt"),
+        (2, "responses.1"),
+    ]
+    assert not waiting.file.exists()
+
+
+def test_one_ranking_of_what_was_never_collected_is_enough_to_add_nothing(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)
+    file = ranked(tmp_path, [*tasks[:-1], tasks[-1] | {"prompt": "never asked"}])
+    with pytest.raises(DataError, match=r":20  prompt  is none of the collected ones"):
+        import_rankings(waiting, file)
+    assert not waiting.file.exists()
+
+
+def test_an_export_makes_the_folder_it_is_to_lie_in(waiting, tmp_path):
+    assert export_tasks(waiting, "ann", tmp_path / "new" / "tasks.jsonl") == 20
+
+
+def test_pairs_of_one_labeler_about_one_prompt_all_count(waiting, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    rows = [("one", "two"), ("two", "three"), ("one", "")]
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": "prompt 1", "responses": r, "ranks": [1, 2], "labeler": "a"})
+            + "\n"
+            for r in rows
+        )
+    )
+    assert import_rankings(waiting, str(file)).added == 3
+    assert Desk(waiting).progress() == (1, 20)
+
+
+def test_contradictions_are_told(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)[:1]
+    file = ranked(tmp_path, [tasks[0] | {"labeler": "a"}, {**tasks[0], "labeler": "a"}])
+    rows = records(tmp_path / "ranked.jsonl")
+    rows[1]["ranks"] = rows[1]["ranks"][::-1]
+    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (warning,) = import_rankings(waiting, file).warnings
+    assert "ranked both ways by the same labeler" in warning

@@ -1,0 +1,160 @@
+"""Where a run waits for people: which round's answers are to be ranked, and how many are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.data.collected import Progress, progress_of, read_own
+from toolkit.pipeline.damage import check_whole
+from toolkit.pipeline.decide import Decision
+from toolkit.pipeline.files import read_json
+from toolkit.pipeline.graph import Node, build_graph
+from toolkit.pipeline.store import Done, Store
+from toolkit.spec.errors import ToolkitError
+from toolkit.spec.labels import own_rankings
+from toolkit.spec.load import Examined, examine_spec
+from toolkit.spec.schema import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A label stage that waits.
+
+    Args:
+        run: the run folder.
+        spec: its resolved spec.
+        stage: name of the stage, such as "label.1".
+        round: its round.
+        samples: what was collected.
+        file: where people's rankings go; it need not be there yet.
+    """
+
+    run: Path
+    spec: Spec
+    stage: str
+    round: int
+    samples: list[dict[str, Any]]
+    file: Path
+
+
+def read_spec(run: Path) -> Examined:
+    """Read the resolved spec of a run folder; the files it names need not be there.
+
+    Raises:
+        ToolkitError: the folder does not exist, or holds no run.
+    """
+    if not run.is_dir():
+        raise ToolkitError(f"{run}: there is no such run folder; give the `out` of a spec")
+    resolved = run / "spec.resolved.yaml"
+    if not resolved.exists():
+        raise ToolkitError(
+            f"{run}: not a run folder, it has no spec.resolved.yaml; start a run with "
+            "`python -m toolkit run spec.yaml`"
+        )
+    return examine_spec(resolved, files=False)
+
+
+def find_waiting(run: Path) -> Waiting:
+    """Return the label stage of a run that waits for people.
+
+    Raises:
+        ToolkitError: there is none; it says why, and what to do.
+    """
+    spec = read_spec(run).loaded.spec
+    if spec.label.by != "people" or not spec.ranks:
+        why = f"label.by is {spec.label.by}" if spec.ranks else "models.reward_trained is given"
+        raise ToolkitError(
+            f"{run}: {why}, so nothing waits for people; `label: {{by: people}}` in the spec of a "
+            "run that collects answers asks for them"
+        )
+    if spec.label.file is not None:
+        raise ToolkitError(
+            f"{run}: its rankings are those of label.file, {spec.label.file}; remove label.file "
+            "from the spec and run, to rank on a page"
+        )
+    store, keys = Store(run), (read_json(run / "lock.json") or {}).get("keys") or {}
+    nodes = {node.name: node for node in build_graph(spec)}
+    for node in nodes.values():
+        if node.kind == "label" and not _is_ranked(
+            store, node, nodes[node.inputs["collect"]], keys
+        ):
+            return _waiting(store, run, spec, node)
+    raise ToolkitError(f"{run}: everything is ranked; type the same `run` command again to go on")
+
+
+def _is_ranked(store: Store, node: Node, collect: Node, keys: Mapping[str, str]) -> bool:
+    """Tell whether a label stage is done with the present answers.
+
+    Raises:
+        ToolkitError: there are none, or they are of an earlier spec.
+    """
+    collected, done = store.done(collect.name), store.done(node.name)
+    if collected is None or not _is_current(store, collect, collected, keys):
+        state = "has not finished" if collected is None else "is of an earlier spec"
+        raise ToolkitError(
+            f"{node.name}: nothing to rank yet, {collect.name} {state}; type the `run` command, "
+            "which collects the answers and then waits"
+        )
+    return done is not None and done.parts["inputs"].get("collect") == collected.key
+
+
+def _is_current(store: Store, node: Node, done: Done, keys: Mapping[str, str]) -> bool:
+    """Tell whether a result is what the last run wanted, made from the results that are there.
+
+    Args:
+        store: of the run.
+        node: the stage.
+        done: its result.
+        keys: stage -> key that the last run wanted, up to the stage it was to end with.
+    """
+    read = {kind: store.done(name) for kind, name in node.inputs.items()}
+    there = all(d is not None and done.parts["inputs"].get(k) == d.key for k, d in read.items())
+    return there and done.key == keys.get(node.name, done.key)
+
+
+def _waiting(store: Store, run: Path, spec: Spec, node: Node) -> Waiting:
+    name = node.inputs["collect"]
+    collected = store.done(name)
+    assert collected is not None
+    check_whole("label", name, store.folder(name), collected.files)
+    return Waiting(
+        run=run,
+        spec=spec,
+        stage=node.name,
+        round=node.round,
+        samples=_samples(store, name),
+        file=run / own_rankings(node.name),
+    )
+
+
+def _samples(store: Store, name: str) -> list[dict[str, Any]]:
+    with (store.folder(name) / "samples.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def waiting_text(spec: Spec, decision: Decision, actions: Mapping[str, str]) -> str:
+    """Return what a plan says of a label stage that people's rankings of the run folder feed.
+
+    Args:
+        spec: the resolved spec.
+        decision: of any stage; "" for every other kind.
+        actions: name -> action of the stages before it.
+    """
+    node = decision.node
+    if not node.own or decision.action != "runs":
+        return ""
+    if actions.get(node.inputs["collect"]) != "cached":
+        return ", then waits for people"
+    store = Store(Path(spec.out))
+    samples = _samples(store, node.inputs["collect"])
+    progress = ranked_so_far(Path(spec.out, own_rankings(node.name)), samples)
+    return f", {'' if progress.suffices(spec.label.quorum) else 'waits: '}{progress}"
+
+
+def ranked_so_far(file: Path, samples: list[dict[str, Any]]) -> Progress:
+    """Count the prompts that a run's own file of rankings ranks."""
+    return progress_of(read_own(file, samples).read.records, samples)
