@@ -23,6 +23,7 @@ from toolkit.models import graphs
 from toolkit.models.cache import make_cache
 from toolkit.models.compute import precision, token_precision
 from toolkit.models.heads import Policy
+from toolkit.models.last_layer import only
 from toolkit.models.steps import Draw, Given
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
@@ -200,9 +201,13 @@ class _Reader:
 
     def read_prompts(self) -> Tensor:
         """Return logits [U, V] of the first response token."""
-        width = self.prompts.shape[1]
-        with precision(self.policy.hardware, self.policy.device, pairs=width * width):
-            return self.read(move(self.prompts, self.policy.device))
+        width, policy = self.prompts.shape[1], self.policy
+        ends = torch.arange(width - 1, self.prompts.numel(), width, device=policy.device)
+        with (
+            precision(policy.hardware, policy.device, pairs=width * width),
+            only(policy.output.last, ends, self.prompts.numel()),
+        ):
+            return self.read(move(self.prompts, policy.device))
 
     def read(self, ids: Tensor) -> Tensor:
         """Read tokens [B, n]; return logits [B, V] of what follows the last."""

@@ -11,7 +11,8 @@ from toolkit.models.heads import Policy, Scorer
 from toolkit.models.last_layer import LastLayer, find_last_layer
 from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
-from toolkit.spec.schema import Hardware, ModelSource
+from toolkit.rollout import sample_answers
+from toolkit.spec.schema import Hardware, ModelSource, Sampling
 from toolkit.training.random import Stream
 
 PROMPTS = [[0, 1, 8], [2, 8], [5, 4, 3, 8]]
@@ -110,6 +111,23 @@ def test_scores_and_values_stay(text, batch, tmp_path):
     torch.testing.assert_close(ours.values(batch), plain.values(batch))
     rows = [shape.numel() // 32 for shape in seen]
     assert rows == [len(batch), batch.ids.numel(), batch.tokens, batch.inputs.numel()]
+
+
+def test_of_a_prompt_only_its_end_is_computed(model, text):
+    """The others are read for their keys and values, which come before."""
+    prompts = [[0, 1, 8], [2, 8], [0, 1, 8]]
+    draws = (Stream(3, "test"), "answers", [0, 1, 2])
+    found, read = [], []
+    for hardware in (Hardware(), PLAIN):
+        policy, seen = Policy(model, text.vocab, hardware), []
+        counting = count_rows(mlp_of(model).c_fc, seen)
+        settings = {"sampling": Sampling(), "draws": draws, "max_response": 4}
+        found.append(sample_answers(policy, text, prompts, **settings))
+        read.append([shape.numel() // 32 for shape in seen[:2]])
+        counting.remove()
+    assert read == [[2, 3], [6, 3]]  # two prompts, padded to three tokens, then three answers
+    assert found[0].ids == found[1].ids
+    torch.testing.assert_close(found[0].logprobs, found[1].logprobs, rtol=1e-5, atol=1e-6)
 
 
 def test_recomputed_activations_and_the_models_own_logits_leave_it_out(model, text):

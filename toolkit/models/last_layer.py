@@ -11,7 +11,7 @@ Dims: B sequences, L positions, N positions that are read, D hidden.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -120,9 +120,14 @@ def read_trunk(
     model: PreTrainedModel, last: LastLayer | None, ids: Tensor, places: Tensor
 ) -> Tensor:
     """Return the hidden states [B, L, D] of `ids`, right at `places` of the flattened [B, L]."""
-    with last.only(places, ids.numel()) if last else nullcontext():
+    with only(last, places, ids.numel()):
         hidden: Tensor = model.base_model(ids, use_cache=False)[0]
     return hidden
+
+
+def only(last: LastLayer | None, places: Tensor, positions: int) -> AbstractContextManager[None]:
+    """Return `last.only(places, positions)`, where there are hooks."""
+    return nullcontext() if last is None else last.only(places, positions)
 
 
 def find_last_layer(model: PreTrainedModel) -> LastLayer | None:

@@ -97,9 +97,10 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class OwnLogits:
-    """The logits as the model itself computes them; `vocab`: V."""
+    """The logits as the model itself computes them; `vocab`: V. No layer is cut short."""
 
     vocab: int
+    last: LastLayer | None = None
 
     def read(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
         """Return the logits [N, V] at `places` of the flattened [B, L]."""

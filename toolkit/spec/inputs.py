@@ -52,7 +52,8 @@ class Hardware:
     fused_head: bool = key(
         True,
         "losses straight from hidden states and the head's weight: logits of a whole batch never "
-        "exist; false: the model's own logits, for comparison or for a head that is no matrix",
+        "exist, and the last layer's feed-forward is computed only where it is read; false: the "
+        "whole model and its own logits, for comparison or for a head that is no matrix",
     )
     gradient_checkpointing: bool = key(False, "recompute activations in backward to save memory")
     cuda_graphs: Literal["auto", "off"] = key(
