@@ -43,7 +43,11 @@ async function alone(work) {
 async function load(query = {}) {
   const labeler = at("labeler").value.trim();
   show(await ask("/task?" + new URLSearchParams({ labeler, ...query })));
+  history.replaceState(null, "", "#" + new URLSearchParams({ labeler }));
 }
+
+// The name stands in the address: a page that is loaded again, or kept as a bookmark, has it.
+const nameInAddress = () => new URLSearchParams(location.hash.slice(1)).get("labeler");
 
 function show(found) {
   task = found;
@@ -62,14 +66,15 @@ function show(found) {
     return;
   }
   fill(at("prompt"), found.prompt);
+  at("prompt").scrollTop = 0;
   at("hint").textContent =
     "1 is the best of " + found.answers.length + ". " +
     (settings.ties ? "Answers that are equally good share a rank." : "Each rank is given once.");
   at("answers").replaceChildren(...found.answers.map(card));
-  window.scrollTo(0, 0);
   spent = 0;
   since = performance.now();
-  mark(0);
+  mark(0, { preventScroll: true }); // the prompt is read before the first answer
+  window.scrollTo(0, 0);
 }
 
 function fill(place, text) {
@@ -111,10 +116,10 @@ function point(number) {
   cards().forEach((each, other) => each.classList.toggle("current", other === number));
 }
 
-function mark(number) {
+function mark(number, options = {}) {
   point(number);
   const own = radios(number);
-  (own.find((input) => input.checked) ?? own[0]).focus();
+  (own.find((input) => input.checked) ?? own[0]).focus(options);
 }
 
 // Without ties a rank that is given again is taken from the answer that had it.
@@ -211,5 +216,6 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-at("labeler").value = settings.labeler;
-alone(() => load());
+window.addEventListener("hashchange", () => location.reload());
+at("labeler").value = nameInAddress() ?? settings.labeler;
+alone(rename);
