@@ -15,6 +15,7 @@ from toolkit.pipeline.identity import spec_slice
 from toolkit.pipeline.people import find_waiting
 from toolkit.pipeline.plan import make_plan
 from toolkit.pipeline.runner import prepare, run
+from toolkit.pipeline.store import Store
 from toolkit.spec.errors import StageFailed, ToolkitError, WaitsForLabels
 from toolkit.stages.people import ranked_in_run
 
@@ -153,6 +154,23 @@ def test_a_plan_says_whether_it_waits(tmp_path, waits):
     rank(tmp_path, range(10))
     go(tmp_path)
     assert work().endswith(" prompts")
+
+
+def test_a_plan_of_answers_that_are_not_in_place_or_damaged_is_a_sentence(tmp_path, waits):
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path)
+    store = Store(tmp_path / "runs")
+    place, key = store.folder("collect.1"), store.done("collect.1").key
+    before = store.partial_folder("collect.1", key)  # as a kill leaves it
+    place.rename(before)
+    plan = make_plan(load(tmp_path, PEOPLE))
+    fates = {stage.decision.node.name: stage for stage in plan.stages}
+    assert fates["collect.1"].decision.why.endswith("to be moved into place")
+    assert fates["label.1"].work.endswith(" prompts, then waits for people")
+    before.rename(place)
+    (place / "samples.jsonl").write_text('{"prompt": ')
+    with pytest.raises(ToolkitError, match=r"label reads .*samples\.jsonl, which has 11 bytes"):
+        make_plan(load(tmp_path, PEOPLE))
 
 
 def test_a_key_of_a_stage_that_waits_names_the_absent_file(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.collected import Progress, progress_of, read_own
-from toolkit.pipeline.damage import check_whole
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.files import read_json
 from toolkit.pipeline.graph import Node, build_graph
@@ -118,9 +117,7 @@ def _is_current(store: Store, node: Node, done: Done, keys: Mapping[str, str]) -
 
 def _waiting(store: Store, run: Path, spec: Spec, node: Node) -> Waiting:
     name = node.inputs["collect"]
-    collected = store.done(name)
-    assert collected is not None
-    check_whole("label", name, store.folder(name), collected.files)
+    store.check_inputs("label", [name])
     return Waiting(
         run=run,
         spec=spec,
@@ -136,22 +133,25 @@ def _samples(store: Store, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def waiting_text(spec: Spec, decision: Decision, actions: Mapping[str, str]) -> str:
+def waiting_text(spec: Spec, decision: Decision) -> str:
     """Return what a plan says of a label stage that people's rankings of the run folder feed.
 
     Args:
         spec: the resolved spec.
         decision: of any stage; "" for every other kind.
-        actions: name -> action of the stages before it.
+
+    Raises:
+        ToolkitError: the collected answers are damaged.
     """
     node = decision.node
     if not node.own or decision.action != "runs":
         return ""
-    if actions.get(node.inputs["collect"]) != "cached":
+    store, collect = Store(Path(spec.out)), node.inputs["collect"]
+    collected = store.done(collect)
+    if collected is None or collected.key != decision.parts["inputs"]["collect"]:
         return ", then waits for people"
-    store = Store(Path(spec.out))
-    samples = _samples(store, node.inputs["collect"])
-    progress = ranked_so_far(Path(spec.out, own_rankings(node.name)), samples)
+    store.check_inputs("label", [collect])
+    progress = ranked_so_far(Path(spec.out, own_rankings(node.name)), _samples(store, collect))
     return f", {'' if progress.suffices(spec.label.quorum) else 'waits: '}{progress}"
 
 
