@@ -9,6 +9,7 @@ import pytest
 from tests.label.browser import Browser
 from tests.label.served import EVIL, make_waiting, records, served
 from toolkit.label.page import Page, render_page
+from toolkit.pipeline.people import Waiting
 
 READY = "document.getElementById('sheet')?.hidden === false"
 SAID = "document.getElementById('message').textContent"
@@ -188,3 +189,16 @@ def test_text_runs_the_way_its_script_does(browser, tmp_path):
         is_ltr = f"({place})(t, 0) < ({place})(t, t.length - 1)"
         ways = browser.look(f"{texts}.map(t => [t.data, {is_ltr}])")
     assert dict(ways) == {hebrew: False, "peace!": True}
+
+
+@pytest.mark.slow
+def test_a_labeler_is_told_that_the_run_has_gone_on(browser, waiting, monkeypatch):
+    hidden = "document.getElementById('taken').hidden"
+    with served(waiting) as client:
+        browser.open(client.server.url)
+        browser.wait(READY)
+        assert browser.look(hidden)
+        monkeypatch.setattr(Waiting, "is_taken", lambda self: True)
+        browser.press("s")
+        browser.wait(SAID, "Skipped: it comes again later.")
+        assert not browser.look(hidden)

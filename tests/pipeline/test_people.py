@@ -195,6 +195,35 @@ def test_the_round_that_waits_is_found(tmp_path, waits):
         find_waiting(folder)
 
 
+def test_a_later_round_is_not_ranked_before_the_run_has_taken_what_was_added_to_an_earlier(
+    tmp_path, waits
+):
+    rank(tmp_path, range(10))
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path, "rounds=2")
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "runs", moved)
+    assert find_waiting(moved).stage == "label.2"
+    rank(tmp_path, [3], labeler="bob")
+    with pytest.raises(ToolkitError, match=r"ranked/label\.1\.jsonl: was added to after the run"):
+        find_waiting(tmp_path / "runs")
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path, "rounds=2")
+    assert find_waiting(tmp_path / "runs").stage == "label.2"
+
+
+def test_a_round_that_people_still_rank_knows_what_became_of_it(tmp_path, waits):
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path)
+    found = find_waiting(tmp_path / "runs")
+    assert (found.is_taken(), found.is_outdated()) == (False, False)
+    rank(tmp_path, range(10))
+    go(tmp_path)
+    assert (found.is_taken(), found.is_outdated()) == (True, False)
+    run(load(tmp_path, [*PEOPLE, "seed=9"]), "collect")
+    assert found.is_outdated()
+
+
 def test_answers_that_are_collected_anew_wait_again_and_old_rankings_are_set_aside(tmp_path, waits):
     rank(tmp_path, range(10))
     go(tmp_path)

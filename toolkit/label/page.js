@@ -59,9 +59,10 @@ function show(found) {
   at("sheet").hidden = found.id === null;
   at("done").hidden = found.id !== null;
   at("back").disabled = at("done-back").disabled = found.previous === null;
+  at("taken").hidden = !found.taken;
   if (found.id === null) {
     const enough = found.enough ? " That is enough: type the `run` command again to go on." : "";
-    at("done-text").textContent = many + "." + enough;
+    at("done-text").textContent = many + "." + (found.taken ? "" : enough);
     at("done-title").focus();
     return;
   }
