@@ -92,9 +92,8 @@ def test_a_run_waits_below_the_quorum_and_goes_on_from_it(tmp_path, waits):
         go(tmp_path, "label.quorum=0.8")
     assert str(caught.value) == (
         "label.1: 0 of 10 prompts are ranked; rank on the page of "
-        f"`python -m toolkit label {folder}` until 8 are (label.quorum 0.8), "
-        "or name a file of rankings in label.file; then run again: "
-        "what is finished is kept"
+        f"`python -m toolkit label {folder}`, or add a file of rankings with its --import, until "
+        "8 are (label.quorum 0.8); then run again: what is finished is kept"
     )
     assert waits.names() == ["data", "sft", "collect.1"]
     rank(tmp_path, range(7))
