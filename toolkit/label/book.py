@@ -82,16 +82,20 @@ class Book:
         self.refresh()
 
     def _forget(self) -> None:
-        self.offset = 0
+        self.offset, self.inode = 0, 0
         self.rankings: dict[int, dict[str | None, Ranking]] = defaultdict(dict)
 
     def refresh(self) -> None:
         """Read the whole lines that were added since the last look."""
         with self.lock:
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if size < self.offset:
+            if not self.path.exists():
                 self._forget()
-            if size == self.offset:
+                return
+            found = self.path.stat()
+            if found.st_size < self.offset or found.st_ino != self.inode:
+                self._forget()  # somebody edited it
+                self.inode = found.st_ino
+            if found.st_size == self.offset:
                 return
             with self.path.open("rb") as file:
                 file.seek(self.offset)

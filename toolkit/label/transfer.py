@@ -84,8 +84,8 @@ def _warnings(file: str, given: list[Ranking], there: list[Ranking]) -> list[str
         )
     if corrected := len(_contents(given) & _replaced(there)):
         texts.append(
-            f"{file}: rankings that were corrected since stay corrected ({corrected}); correct them "
-            "again on the page"
+            f"{file}: rankings that were corrected since stay corrected ({corrected}); correct "
+            "them again on the page"
         )
     return texts + contradictions(file, counting)
 
