@@ -202,3 +202,23 @@ def test_a_labeler_is_told_that_the_run_has_gone_on(browser, waiting, monkeypatc
         browser.press("s")
         browser.wait(SAID, "Skipped: it comes again later.")
         assert not browser.look(hidden)
+
+
+@pytest.mark.slow
+def test_a_long_page_shows_its_messages_and_the_whole_answer_that_is_next(browser, tmp_path):
+    seen = (
+        "(e => {const b = e.getBoundingClientRect(); return b.top >= 0 && b.bottom <= innerHeight})"
+    )
+    with served(make_waiting(tmp_path, [LONG])) as client:
+        browser.looks(1366, 768)
+        browser.open(client.server.url)
+        browser.wait(READY)
+        for card in range(8):
+            browser.press(str(card + 1))
+            assert browser.look(f"{seen}({CARDS}[{card + 1}])")
+        browser.press("9")
+        client.server.token = "another"
+        browser.press("Enter")
+        browser.wait(f"{SAID} !== ''")
+        assert browser.look("scrollY") > 1000
+        assert browser.look(f"{seen}(document.getElementById('message'))")

@@ -74,7 +74,7 @@ function show(found) {
   at("answers").replaceChildren(...found.answers.map(card));
   spent = 0;
   since = performance.now();
-  mark(0, { preventScroll: true }); // the prompt is read before the first answer
+  mark(0);
   window.scrollTo(0, 0);
 }
 
@@ -117,10 +117,16 @@ function point(number) {
   cards().forEach((each, other) => each.classList.toggle("current", other === number));
 }
 
-function mark(number, options = {}) {
+// The page stays where it is: the prompt is read before the first answer.
+function mark(number) {
   point(number);
   const own = radios(number);
-  (own.find((input) => input.checked) ?? own[0]).focus(options);
+  (own.find((input) => input.checked) ?? own[0]).focus({ preventScroll: true });
+}
+
+function go(number) {
+  mark(number);
+  cards()[number].scrollIntoView({ block: "nearest" });
 }
 
 // Without ties a rank that is given again is taken from the answer that had it.
@@ -139,7 +145,7 @@ function rank(number, value) {
   const ranks = ranksNow();
   const order = ranks.map((_, step) => (number + step) % ranks.length);
   const next = order.find((other) => ranks[other] === 0);
-  if (next !== undefined) mark(next);
+  if (next !== undefined) go(next);
   else at("save").focus();
 }
 
@@ -148,7 +154,7 @@ async function save() {
   const missing = ranks.indexOf(0);
   if (missing >= 0) {
     say("Rank every answer first.", true);
-    mark(missing);
+    go(missing);
     return;
   }
   const seconds = (spent + (since ? performance.now() - since : 0)) / 1000;
