@@ -62,6 +62,7 @@ def test_a_prompt_is_ranked_with_the_keyboard_alone(browser, make):
         browser.press("b")
         browser.wait(PROMPT, task["prompt"])
         assert browser.look(CHOSEN) == [2, 1, 2, 4]
+        browser.wait(f"{SAID}.includes('takes the place of what you saved before')")
         browser.press("1", "Enter")
         browser.wait(SAID, "Saved.")
         assert [r["ranks"] for r in records(waiting.file)] == [[2, 1, 2, 4], [1, 1, 2, 4]]
@@ -69,6 +70,9 @@ def test_a_prompt_is_ranked_with_the_keyboard_alone(browser, make):
         browser.press("s")
         browser.wait(f"{PROMPT} !== {skipped!r}")
         assert len(records(waiting.file)) == 2
+        browser.press("b")
+        browser.wait(PROMPT, skipped)
+        browser.wait(SAID, "An earlier prompt, which you have not ranked yet.")
     assert browser.complaints == []
     assert {url.split("/")[2] for url in browser.asked} == {client.server.url.split("/")[2]}
 

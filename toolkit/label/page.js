@@ -175,7 +175,10 @@ async function skip() {
 async function back() {
   if (task.previous === null) return;
   await load({ id: task.previous });
-  say("An earlier prompt: what you save now takes the place of what you saved before.");
+  const saved = task.ranks.some((rank) => rank !== null);
+  say(saved
+    ? "An earlier prompt: what you save now takes the place of what you saved before."
+    : "An earlier prompt, which you have not ranked yet.");
 }
 
 at("sheet").addEventListener("submit", (event) => {
