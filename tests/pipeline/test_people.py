@@ -204,7 +204,7 @@ def test_a_later_round_is_not_ranked_before_the_run_has_taken_what_was_added_to_
     shutil.copytree(tmp_path / "runs", moved)
     assert find_waiting(moved).stage == "label.2"
     rank(tmp_path, [3], labeler="bob")
-    with pytest.raises(ToolkitError, match=r"ranked/label\.1\.jsonl: was added to after the run"):
+    with pytest.raises(ToolkitError, match=r"ranked/label\.1\.jsonl: has changed since the run"):
         find_waiting(tmp_path / "runs")
     with pytest.raises(WaitsForLabels):
         go(tmp_path, "rounds=2")

@@ -30,7 +30,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     text = "".join(json.dumps(row) + "\n" for row in rows).encode("ascii")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a group may write, if the umask lets it
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         end = _end_of_lines(handle)

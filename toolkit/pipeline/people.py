@@ -99,8 +99,8 @@ def find_waiting(run: Path) -> Waiting:
     for node in (node for node in nodes.values() if node.kind == "label"):
         if added is not None:
             raise ToolkitError(
-                f"{added}: was added to after the run had taken it, so what {node.name} ranks may "
-                "be collected anew; type the same `run` command first"
+                f"{added}: has changed since the run read it, so what {node.name} ranks may be "
+                "collected anew; type the same `run` command first"
             )
         collected = _collected(store, node, nodes[node.inputs["collect"]], keys)
         done = store.done(node.name)
