@@ -217,6 +217,12 @@ def test_a_long_page_shows_its_messages_and_the_whole_answer_that_is_next(browse
         browser.looks(1366, 768)
         browser.open(client.server.url)
         browser.wait(READY)
+        browser.look("window.scrollTo(0, 9999)")
+        browser.press("Enter")
+        browser.wait(SAID, "Rank every answer first.")
+        edges = [f"{CARDS}[0].getBoundingClientRect().top"]
+        edges.append("document.getElementById('message').getBoundingClientRect().bottom")
+        browser.wait(f"{edges[0]} >= {edges[1]}")
         for card in range(8):
             browser.press(str(card + 1))
             assert browser.look(f"{seen}({CARDS}[{card + 1}])")
