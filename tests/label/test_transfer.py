@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.label.served import records
+from toolkit.data.collected import read_own
 from toolkit.label.desk import Desk
 from toolkit.label.transfer import export_tasks, import_rankings
 from toolkit.spec.errors import DataError, ToolkitError
@@ -78,6 +79,16 @@ def test_a_second_ranking_in_one_file_replaces_the_first_and_is_no_contradiction
     assert found.added == 2
     (warning,) = found.warnings
     assert warning.endswith("by the same labeler of the same answers replaces an earlier one (1)")
+
+
+def test_the_last_ranking_in_a_file_counts_also_where_it_is_as_the_first(waiting, tmp_path):
+    (task, *_) = exported(waiting, tmp_path)
+    first, other = [1, 2, 3, 4], [4, 3, 2, 1]
+    rows = [task | {"ranks": ranks, "labeler": "ann"} for ranks in (first, other, first)]
+    (tmp_path / "three.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_rankings(waiting, str(tmp_path / "three.jsonl"))
+    (ranking,) = read_own(waiting.file, waiting.samples).read.records
+    assert list(ranking.ranks) == first
 
 
 def test_all_problems_are_said_at_once_and_nothing_is_added(waiting, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from toolkit.data.collected import latest, place, read_all
 from toolkit.data.contradictions import contradictions
@@ -60,15 +60,9 @@ def import_rankings(waiting: Waiting, file: str) -> Imported:
     if read.problems or strangers:
         raise DataError([*read.problems, *shorten(strangers, fix="")])
     there = _everything_in(waiting)
-    seen = _contents(there)
-    warnings = _warnings(file, read.records, there)
-    rows = {row.line: row.value for row in read_rows(file)}
-    added: list[dict[str, Any]] = []
-    for ranking in read.records:
-        row = rows[ranking.line]
-        if row is not None and _content(ranking) not in seen:
-            seen.add(_content(ranking))
-            added.append(row)
+    known, warnings = _contents(there), _warnings(file, read.records, there)
+    new = {ranking.line for ranking in read.records if _content(ranking) not in known}
+    added = [row.value for row in read_rows(file) if row.value is not None and row.line in new]
     if added:
         append_rows(waiting.file, added)
     return Imported(len(added), read.read - len(added), warnings)
