@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -98,3 +101,18 @@ def test_progress_counts_prompts_and_not_records(file):
     write(file, ranking("p", "ab", [1, 2], labeler="a"), ranking("p", "ab", [1, 2], labeler="b"))
     progress = progress_of(read_own(file, SAMPLES).read.records, SAMPLES)
     assert str(progress) == "1 of 2 prompts are ranked"
+
+
+def test_a_reader_waits_for_who_appends(file):
+    line = json.dumps(ranking("p", "ab", [1, 2])).encode() + b"\n"
+    handle = os.open(file, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    os.write(handle, line[:20])
+    found = []
+    reader = Thread(target=lambda: found.append(read_all(file)))
+    reader.start()
+    reader.join(0.2)
+    os.write(handle, line[20:])
+    os.close(handle)
+    reader.join()
+    assert (found[0].problems, len(found[0].records)) == ([], 1)

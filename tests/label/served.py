@@ -31,7 +31,9 @@ def make_waiting(folder: Path, samples: list[dict[str, Any]] = SAMPLES, **label:
     """Return a stage that waits for rankings of `samples`."""
     spec = replace(Spec(), name="run", label=Label(by="people", **label))
     file = folder / "ranked" / "label.1.jsonl"
-    return Waiting(run=folder, spec=spec, stage="label.1", round=1, samples=samples, file=file)
+    return Waiting(
+        run=folder, spec=spec, stage="label.1", round=1, samples=samples, key="k", file=file
+    )
 
 
 def records(file: Path) -> list[dict[str, Any]]:

@@ -102,6 +102,27 @@ def test_a_file_that_was_emptied_is_read_anew(tmp_path):
     assert not book.is_ranked(questions[3])
 
 
+def test_a_file_that_was_edited_is_read_anew(tmp_path):
+    file, edited = tmp_path / "label.1.jsonl", tmp_path / "edited"
+    append_rows(file, [ROW])
+    questions = questions_of(SAMPLES)
+    book = Book(file, questions)
+    append_rows(edited, [ROW | {"labeler": "bob", "note": "longer than it was"}])
+    edited.replace(file)
+    book.refresh()
+    assert book.by("ann", questions[3]) is None
+    assert book.by("bob", questions[3]) is not None
+
+
+def test_a_group_that_the_umask_lets_write_may_rank_too(tmp_path):
+    before = os.umask(0o002)
+    try:
+        append_rows(tmp_path / "label.1.jsonl", [ROW])
+    finally:
+        os.umask(before)
+    assert (tmp_path / "label.1.jsonl").stat().st_mode & 0o777 == 0o664
+
+
 def test_paths_are_made(tmp_path: Path):
     append_rows(tmp_path / "a" / "b.jsonl", [ROW])
     assert records(tmp_path / "a" / "b.jsonl") == [ROW]

@@ -6,6 +6,7 @@ import pytest
 
 from tests.label.served import records
 from toolkit.label.desk import Desk, Refused, read_ranks
+from toolkit.pipeline.people import Waiting
 
 
 def names(desk, labeler):
@@ -148,3 +149,14 @@ def test_what_a_page_sends_has_its_types(change, why):
     assert read_ranks(body) == ("ann", "x", [1, 2], 3.0)
     with pytest.raises(Refused, match=why):
         read_ranks(None if change is None else body | change)
+
+
+def test_ranks_of_answers_that_were_collected_anew_are_refused(make, monkeypatch):
+    desk = Desk(make())
+    task = desk.task("ann")
+    assert task["taken"] is False
+    monkeypatch.setattr(Waiting, "is_outdated", lambda self: True)
+    for late in (lambda: desk.task("ann"), lambda: desk.save("ann", task["id"], [1, 2, 3, 4], 1.0)):
+        with pytest.raises(Refused, match="has collected other answers since; start"):
+            late()
+    assert not desk.waiting.file.exists()

@@ -9,6 +9,7 @@ import pytest
 from tests.label.browser import Browser
 from tests.label.served import EVIL, make_waiting, records, served
 from toolkit.label.page import Page, render_page
+from toolkit.pipeline.people import Waiting
 
 READY = "document.getElementById('sheet')?.hidden === false"
 SAID = "document.getElementById('message').textContent"
@@ -61,6 +62,7 @@ def test_a_prompt_is_ranked_with_the_keyboard_alone(browser, make):
         browser.press("b")
         browser.wait(PROMPT, task["prompt"])
         assert browser.look(CHOSEN) == [2, 1, 2, 4]
+        browser.wait(f"{SAID}.includes('takes the place of what you saved before')")
         browser.press("1", "Enter")
         browser.wait(SAID, "Saved.")
         assert [r["ranks"] for r in records(waiting.file)] == [[2, 1, 2, 4], [1, 1, 2, 4]]
@@ -68,6 +70,9 @@ def test_a_prompt_is_ranked_with_the_keyboard_alone(browser, make):
         browser.press("s")
         browser.wait(f"{PROMPT} !== {skipped!r}")
         assert len(records(waiting.file)) == 2
+        browser.press("b")
+        browser.wait(PROMPT, skipped)
+        browser.wait(SAID, "An earlier prompt, which you have not ranked yet.")
     assert browser.complaints == []
     assert {url.split("/")[2] for url in browser.asked} == {client.server.url.split("/")[2]}
 
@@ -130,3 +135,100 @@ def test_a_server_that_is_gone_or_was_restarted_is_said_and_the_ranks_stay(brows
     browser.wait(f"{SAID}.startsWith('The server does not answer.')")
     assert browser.look(CHOSEN) == [1, 2, 3, 4]
     assert not waiting.file.exists()
+
+
+LONG = {"prompt": "why? " * 400, "responses": ["long " * 400 + str(n) for n in range(9)]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [380, 1366])
+def test_a_long_prompt_is_seen_from_its_beginning(browser, tmp_path, width):
+    samples = [LONG, LONG | {"prompt": "how? " * 400}]
+    with served(make_waiting(tmp_path, samples, overlap=0.0)) as client:
+        browser.looks(width, 768)
+        browser.open(client.server.url)
+        browser.wait(READY)
+        assert browser.look("scrollY") == 0
+        first = browser.look(PROMPT)
+        browser.look("document.getElementById('prompt').scrollTop = 90")
+        browser.press(*"123456789", "Enter")
+        browser.wait(SAID, "Saved.")
+        assert browser.look(PROMPT) != first
+        assert browser.look("[scrollY, document.getElementById('prompt').scrollTop]") == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_page_that_is_loaded_again_keeps_the_labelers_name(browser, waiting):
+    name = "document.getElementById('labeler')?.value"
+    with served(waiting) as client:
+        browser.open(client.server.url + "#labeler=bob+%26+cy")
+        browser.wait(READY)
+        assert browser.look(name) == "bob & cy"
+        browser.look("document.getElementById('labeler').value = ''")
+        browser.click("document.getElementById('labeler')")
+        browser.press(*"di", "Enter")
+        browser.wait("location.hash", "#labeler=di")
+        browser.look("window.before = true")
+        browser.call("Page.reload")
+        browser.wait(f"window.before === undefined && {READY}")
+        assert browser.look(name) == "di"
+        browser.press("1", "2", "3", "4", "Enter")
+        browser.wait(SAID, "Saved.")
+        browser.open(client.server.url + "#labeler=eve")
+        browser.wait(f"{name} === 'eve' && {READY}")
+    assert [row["labeler"] for row in records(waiting.file)] == ["di"]
+
+
+@pytest.mark.slow
+def test_text_runs_the_way_its_script_does(browser, tmp_path):
+    hebrew = "\u05e9\u05dc\u05d5\u05dd!"
+    samples = [{"prompt": hebrew, "responses": [hebrew, "peace!"]}]
+    with served(make_waiting(tmp_path, samples)) as client:
+        browser.looks(1366, 768)
+        browser.open(client.server.url)
+        browser.wait(READY)
+        place = "(t, at) => { const r = document.createRange(); r.setStart(t, at); "
+        place += "r.setEnd(t, at + 1); return r.getBoundingClientRect().x; }"
+        texts = "[...document.querySelectorAll('.text')].map(each => each.firstChild)"
+        is_ltr = f"({place})(t, 0) < ({place})(t, t.length - 1)"
+        ways = browser.look(f"{texts}.map(t => [t.data, {is_ltr}])")
+    assert dict(ways) == {hebrew: False, "peace!": True}
+
+
+@pytest.mark.slow
+def test_a_labeler_is_told_that_the_run_has_gone_on(browser, waiting, monkeypatch):
+    hidden = "document.getElementById('taken').hidden"
+    with served(waiting) as client:
+        browser.open(client.server.url)
+        browser.wait(READY)
+        assert browser.look(hidden)
+        monkeypatch.setattr(Waiting, "is_taken", lambda self: True)
+        browser.press("s")
+        browser.wait(SAID, "Skipped: it comes again later.")
+        assert not browser.look(hidden)
+
+
+@pytest.mark.slow
+def test_a_long_page_shows_its_messages_and_the_whole_answer_that_is_next(browser, tmp_path):
+    seen = (
+        "(e => {const b = e.getBoundingClientRect(); return b.top >= 0 && b.bottom <= innerHeight})"
+    )
+    with served(make_waiting(tmp_path, [LONG])) as client:
+        browser.looks(1366, 768)
+        browser.open(client.server.url)
+        browser.wait(READY)
+        browser.look("window.scrollTo(0, 9999)")
+        browser.press("Enter")
+        browser.wait(SAID, "Rank every answer first.")
+        edges = [f"{CARDS}[0].getBoundingClientRect().top"]
+        edges.append("document.getElementById('message').getBoundingClientRect().bottom")
+        browser.wait(f"{edges[0]} >= {edges[1]}")
+        for card in range(8):
+            browser.press(str(card + 1))
+            assert browser.look(f"{seen}({CARDS}[{card + 1}])")
+        browser.press("9")
+        client.server.token = "another"
+        browser.press("Enter")
+        browser.wait(f"{SAID} !== ''")
+        assert browser.look("scrollY") > 1000
+        assert browser.look(f"{seen}(document.getElementById('message'))")

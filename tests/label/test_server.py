@@ -135,6 +135,16 @@ def test_a_full_disk_is_said_and_nothing_counts_as_saved(client, monkeypatch):
     assert client.rank(task, RANKS)[0] == 200
 
 
+def test_rankings_that_cannot_be_read_are_a_sentence(client, waiting):
+    waiting.file.mkdir(parents=True)
+    status, found = client.ask("GET", "/task?labeler=ann")
+    assert status == 500
+    assert found["error"] == (
+        f"rankings cannot be read: {waiting.file}: is a folder where a file was expected; "
+        "name a file"
+    )
+
+
 def test_the_page_may_load_and_send_nothing_elsewhere(client):
     reply = client.ask("GET", "/")
     assert reply[0] == 200

@@ -7,12 +7,14 @@ import json
 import pytest
 
 from tests.label.served import records
+from toolkit.data.collected import read_own
 from toolkit.label.desk import Desk
 from toolkit.label.transfer import export_tasks, import_rankings
-from toolkit.spec.errors import DataError
+from toolkit.spec.errors import DataError, ToolkitError
 
 
 def exported(waiting, folder, labeler="ann"):
+    (folder / "tasks.jsonl").unlink(missing_ok=True)
     export_tasks(waiting, labeler, folder / "tasks.jsonl")
     return records(folder / "tasks.jsonl")
 
@@ -50,8 +52,43 @@ def test_an_old_file_does_not_undo_a_correction(waiting, tmp_path):
     desk = Desk(waiting)
     question = next(q for q in desk.questions if q.prompt == tasks[0]["prompt"])
     desk.save("ann", question.name, [4, 3, 2, 1], 1.0)
-    assert import_rankings(waiting, file).added == 0
+    again = import_rankings(waiting, file)
+    assert again.added == 0
+    assert again.warnings == [
+        f"{file}: rankings that were corrected since stay corrected (1); correct them again on the "
+        "page"
+    ]
     assert Desk(waiting).task("ann", question.name)["ranks"] == [4, 3, 2, 1]
+
+
+def test_an_export_overwrites_no_file_that_people_may_have_worked_on(waiting, tmp_path):
+    tasks = exported(waiting, tmp_path)
+    import_rankings(waiting, ranked(tmp_path, tasks))
+    before = waiting.file.read_text()
+    for file in (waiting.file, tmp_path / "tasks.jsonl"):
+        with pytest.raises(ToolkitError, match="is there already and is not overwritten; choose"):
+            export_tasks(waiting, "bob", file)
+    assert waiting.file.read_text() == before
+
+
+def test_a_second_ranking_in_one_file_replaces_the_first_and_is_no_contradiction(waiting, tmp_path):
+    (task, *_) = exported(waiting, tmp_path)
+    rows = [task | {"ranks": ranks, "labeler": "ann"} for ranks in ([1, 2, 3, 4], [4, 3, 2, 1])]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = import_rankings(waiting, str(tmp_path / "two.jsonl"))
+    assert found.added == 2
+    (warning,) = found.warnings
+    assert warning.endswith("by the same labeler of the same answers replaces an earlier one (1)")
+
+
+def test_the_last_ranking_in_a_file_counts_also_where_it_is_as_the_first(waiting, tmp_path):
+    (task, *_) = exported(waiting, tmp_path)
+    first, other = [1, 2, 3, 4], [4, 3, 2, 1]
+    rows = [task | {"ranks": ranks, "labeler": "ann"} for ranks in (first, other, first)]
+    (tmp_path / "three.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_rankings(waiting, str(tmp_path / "three.jsonl"))
+    (ranking,) = read_own(waiting.file, waiting.samples).read.records
+    assert list(ranking.ranks) == first
 
 
 def test_all_problems_are_said_at_once_and_nothing_is_added(waiting, tmp_path):
@@ -98,10 +135,8 @@ def test_pairs_of_one_labeler_about_one_prompt_all_count(waiting, tmp_path):
 
 
 def test_contradictions_are_told(waiting, tmp_path):
-    tasks = exported(waiting, tmp_path)[:1]
-    file = ranked(tmp_path, [tasks[0] | {"labeler": "a"}, {**tasks[0], "labeler": "a"}])
-    rows = records(tmp_path / "ranked.jsonl")
-    rows[1]["ranks"] = rows[1]["ranks"][::-1]
-    (tmp_path / "ranked.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (task, *_) = exported(waiting, tmp_path)
+    pair = task | {"responses": task["responses"][1::-1]}
+    file = ranked(tmp_path, [task, pair], labeler="a")
     (warning,) = import_rankings(waiting, file).warnings
     assert "ranked both ways by the same labeler" in warning

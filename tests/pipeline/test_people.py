@@ -15,6 +15,7 @@ from toolkit.pipeline.identity import spec_slice
 from toolkit.pipeline.people import find_waiting
 from toolkit.pipeline.plan import make_plan
 from toolkit.pipeline.runner import prepare, run
+from toolkit.pipeline.store import Store
 from toolkit.spec.errors import StageFailed, ToolkitError, WaitsForLabels
 from toolkit.stages.people import ranked_in_run
 
@@ -91,9 +92,8 @@ def test_a_run_waits_below_the_quorum_and_goes_on_from_it(tmp_path, waits):
         go(tmp_path, "label.quorum=0.8")
     assert str(caught.value) == (
         "label.1: 0 of 10 prompts are ranked; rank on the page of "
-        f"`python -m toolkit label {folder}` until 8 are (label.quorum 0.8), "
-        "or name a file of rankings in label.file; then run again: "
-        "what is finished is kept"
+        f"`python -m toolkit label {folder}`, or add a file of rankings with its --import, until "
+        "8 are (label.quorum 0.8); then run again: what is finished is kept"
     )
     assert waits.names() == ["data", "sft", "collect.1"]
     rank(tmp_path, range(7))
@@ -155,6 +155,23 @@ def test_a_plan_says_whether_it_waits(tmp_path, waits):
     assert work().endswith(" prompts")
 
 
+def test_a_plan_of_answers_that_are_not_in_place_or_damaged_is_a_sentence(tmp_path, waits):
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path)
+    store = Store(tmp_path / "runs")
+    place, key = store.folder("collect.1"), store.done("collect.1").key
+    before = store.partial_folder("collect.1", key)  # as a kill leaves it
+    place.rename(before)
+    plan = make_plan(load(tmp_path, PEOPLE))
+    fates = {stage.decision.node.name: stage for stage in plan.stages}
+    assert fates["collect.1"].decision.why.endswith("to be moved into place")
+    assert fates["label.1"].work.endswith(" prompts, then waits for people")
+    before.rename(place)
+    (place / "samples.jsonl").write_text('{"prompt": ')
+    with pytest.raises(ToolkitError, match=r"label reads .*samples\.jsonl, which has 11 bytes"):
+        make_plan(load(tmp_path, PEOPLE))
+
+
 def test_a_key_of_a_stage_that_waits_names_the_absent_file(tmp_path):
     _, decisions = prepare(load(tmp_path, PEOPLE))
     parts = next(d.parts for d in decisions if d.node.name == "label.1")
@@ -175,6 +192,35 @@ def test_the_round_that_waits_is_found(tmp_path, waits):
     go(tmp_path, "rounds=2")
     with pytest.raises(ToolkitError, match="everything is ranked; type the same `run` command"):
         find_waiting(folder)
+
+
+def test_a_later_round_is_not_ranked_before_the_run_has_taken_what_was_added_to_an_earlier(
+    tmp_path, waits
+):
+    rank(tmp_path, range(10))
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path, "rounds=2")
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "runs", moved)
+    assert find_waiting(moved).stage == "label.2"
+    rank(tmp_path, [3], labeler="bob")
+    with pytest.raises(ToolkitError, match=r"ranked/label\.1\.jsonl: has changed since the run"):
+        find_waiting(tmp_path / "runs")
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path, "rounds=2")
+    assert find_waiting(tmp_path / "runs").stage == "label.2"
+
+
+def test_a_round_that_people_still_rank_knows_what_became_of_it(tmp_path, waits):
+    with pytest.raises(WaitsForLabels):
+        go(tmp_path)
+    found = find_waiting(tmp_path / "runs")
+    assert (found.is_taken(), found.is_outdated()) == (False, False)
+    rank(tmp_path, range(10))
+    go(tmp_path)
+    assert (found.is_taken(), found.is_outdated()) == (True, False)
+    run(load(tmp_path, [*PEOPLE, "seed=9"]), "collect")
+    assert found.is_outdated()
 
 
 def test_answers_that_are_collected_anew_wait_again_and_old_rankings_are_set_aside(tmp_path, waits):

@@ -43,6 +43,17 @@ def test_a_run_in_the_middle_of_ppo(folder: Any) -> None:
     assert "Answers side by side" not in page
 
 
+def test_a_run_that_waits_for_people_says_so(folder: Any) -> None:
+    path = folder.path / "spec.resolved.yaml"
+    path.write_text(path.read_text().replace("by: oracle", "by: people"))
+    for kind in ("data", "pretrain", "sft", "init", "collect"):
+        folder.finish(kind)
+    headline = summarize(folder.path)["headline"]
+    assert headline.endswith(
+        "5 of 10 stages are done, next is label.1, which waits for people's rankings."
+    )
+
+
 def test_a_failed_stage_says_why(folder: Any) -> None:
     folder.finish("data")
     folder.start("pretrain", steps=4, total=30, failed="the loss is nan")

@@ -8,6 +8,7 @@ rank what is not collected are of an earlier `collect`, and are set aside.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -137,8 +138,9 @@ def read_all(path: Path) -> Read[Ranking]:
     """Read a run's own file of rankings as it is; it need not be there yet."""
     if not path.exists() or not path.stat().st_size:
         return Read(str(path))
-    read = read_collected_rankings(str(path))
-    last = _torn_line(path)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # who appends a line holds it until the line is whole
+        read, last = read_collected_rankings(str(path)), _torn_line(path)
     read.problems = [problem for problem in read.problems if not 0 < problem.line == last]
     return read
 

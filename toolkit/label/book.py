@@ -30,7 +30,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     text = "".join(json.dumps(row) + "\n" for row in rows).encode("ascii")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a group may write, if the umask lets it
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         end = _end_of_lines(handle)
@@ -82,16 +82,20 @@ class Book:
         self.refresh()
 
     def _forget(self) -> None:
-        self.offset = 0
+        self.offset, self.inode = 0, 0
         self.rankings: dict[int, dict[str | None, Ranking]] = defaultdict(dict)
 
     def refresh(self) -> None:
         """Read the whole lines that were added since the last look."""
         with self.lock:
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if size < self.offset:
+            if not self.path.exists():
                 self._forget()
-            if size == self.offset:
+                return
+            found = self.path.stat()
+            if found.st_size < self.offset or found.st_ino != self.inode:
+                self._forget()  # somebody edited it
+                self.inode = found.st_ino
+            if found.st_size == self.offset:
                 return
             with self.path.open("rb") as file:
                 file.seek(self.offset)

@@ -82,9 +82,9 @@ class Desk:
             after: of the prompt before it; "": the first.
 
         Raises:
-            Refused: there is no such prompt.
+            Refused: there is no such prompt, or other answers were collected since.
         """
-        check_labeler(labeler)
+        self._check(labeler)
         progress = self.progress()
         question = self._question(name) if name else self._next(labeler, after)
         mine = sum(self.book.by(labeler, each) is not None for each in self.questions)
@@ -94,6 +94,7 @@ class Desk:
             "ranked": progress.ranked,
             "total": progress.total,
             "enough": progress.suffices(self.settings.quorum),
+            "taken": self.waiting.is_taken(),
             "mine": mine,
             "previous": before.name if before is not None else None,
         }
@@ -135,10 +136,10 @@ class Desk:
         """Take a labeler's ranks of a prompt's answers, in the order in which they were shown.
 
         Raises:
-            Refused: they are no ranks of those answers.
+            Refused: they are no ranks of those answers, or other answers were collected since.
             OSError: they cannot be written.
         """
-        check_labeler(labeler)
+        self._check(labeler)
         question = self._question(name)
         answers = self.shown(question, labeler)
         self._check_ranks(ranks, len(answers))
@@ -154,6 +155,14 @@ class Desk:
                 "seconds": round(seconds, 1),
             }
         )
+
+    def _check(self, labeler: str) -> None:
+        check_labeler(labeler)
+        if self.waiting.is_outdated():
+            raise Refused(
+                "the run has collected other answers since; start `python -m toolkit label "
+                f"{self.waiting.run}` again"
+            )
 
     def _check_ranks(self, ranks: list[int], count: int) -> None:
         if len(ranks) != count:

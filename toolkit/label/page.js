@@ -43,7 +43,11 @@ async function alone(work) {
 async function load(query = {}) {
   const labeler = at("labeler").value.trim();
   show(await ask("/task?" + new URLSearchParams({ labeler, ...query })));
+  history.replaceState(null, "", "#" + new URLSearchParams({ labeler }));
 }
+
+// The name stands in the address: a page that is loaded again, or kept as a bookmark, has it.
+const nameInAddress = () => new URLSearchParams(location.hash.slice(1)).get("labeler");
 
 function show(found) {
   task = found;
@@ -55,21 +59,23 @@ function show(found) {
   at("sheet").hidden = found.id === null;
   at("done").hidden = found.id !== null;
   at("back").disabled = at("done-back").disabled = found.previous === null;
+  at("taken").hidden = !found.taken;
   if (found.id === null) {
     const enough = found.enough ? " That is enough: type the `run` command again to go on." : "";
-    at("done-text").textContent = many + "." + enough;
+    at("done-text").textContent = many + "." + (found.taken ? "" : enough);
     at("done-title").focus();
     return;
   }
   fill(at("prompt"), found.prompt);
+  at("prompt").scrollTop = 0;
   at("hint").textContent =
     "1 is the best of " + found.answers.length + ". " +
     (settings.ties ? "Answers that are equally good share a rank." : "Each rank is given once.");
   at("answers").replaceChildren(...found.answers.map(card));
-  window.scrollTo(0, 0);
   spent = 0;
   since = performance.now();
   mark(0);
+  window.scrollTo(0, 0);
 }
 
 function fill(place, text) {
@@ -111,10 +117,16 @@ function point(number) {
   cards().forEach((each, other) => each.classList.toggle("current", other === number));
 }
 
+// The page stays where it is: the prompt is read before the first answer.
 function mark(number) {
   point(number);
   const own = radios(number);
-  (own.find((input) => input.checked) ?? own[0]).focus();
+  (own.find((input) => input.checked) ?? own[0]).focus({ preventScroll: true });
+}
+
+function go(number) {
+  mark(number);
+  cards()[number].scrollIntoView({ block: "nearest" });
 }
 
 // Without ties a rank that is given again is taken from the answer that had it.
@@ -133,7 +145,7 @@ function rank(number, value) {
   const ranks = ranksNow();
   const order = ranks.map((_, step) => (number + step) % ranks.length);
   const next = order.find((other) => ranks[other] === 0);
-  if (next !== undefined) mark(next);
+  if (next !== undefined) go(next);
   else at("save").focus();
 }
 
@@ -142,7 +154,7 @@ async function save() {
   const missing = ranks.indexOf(0);
   if (missing >= 0) {
     say("Rank every answer first.", true);
-    mark(missing);
+    go(missing);
     return;
   }
   const seconds = (spent + (since ? performance.now() - since : 0)) / 1000;
@@ -163,7 +175,10 @@ async function skip() {
 async function back() {
   if (task.previous === null) return;
   await load({ id: task.previous });
-  say("An earlier prompt: what you save now takes the place of what you saved before.");
+  const saved = task.ranks.some((rank) => rank !== null);
+  say(saved
+    ? "An earlier prompt: what you save now takes the place of what you saved before."
+    : "An earlier prompt, which you have not ranked yet.");
 }
 
 at("sheet").addEventListener("submit", (event) => {
@@ -211,5 +226,6 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-at("labeler").value = settings.labeler;
-alone(() => load());
+window.addEventListener("hashchange", () => location.reload());
+at("labeler").value = nameInAddress() ?? settings.labeler;
+alone(rename);

@@ -144,6 +144,9 @@ class Handler(BaseHTTPRequestHandler):
             return Answer(HTTPStatus.OK, self.server.desk.task(labeler, name, after))
         except Refused as error:
             return refuse(HTTPStatus.BAD_REQUEST, str(error))
+        except OSError as error:
+            why = f"rankings cannot be read: {system_error_text(error) or error}"
+            return refuse(HTTPStatus.INTERNAL_SERVER_ERROR, why)
 
     def _save(self, body: bytes) -> Answer:
         try:

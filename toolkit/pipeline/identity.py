@@ -66,7 +66,7 @@ def compute_parts(
     for path in node.files:
         files.update(digests.tree(path))
     # by its name in the run folder: a run that is moved keeps its results
-    files |= own_digests(spec, node, digests)
+    files |= own_digests(Path(spec.out), node, digests)
     for reference in node.functions:
         files.update(digests.tree(function_file(reference)))
     return {
@@ -81,9 +81,9 @@ def compute_parts(
     }
 
 
-def own_digests(spec: Spec, node: Node, digests: Digests) -> dict[str, str]:
+def own_digests(run: Path, node: Node, digests: Digests) -> dict[str, str]:
     """Return name -> digest of the files of the run folder that `node` reads and no stage wrote."""
-    return {name: digests.file(Path(spec.out, name)) for name in node.own}
+    return {name: digests.file(run / name) for name in node.own}
 
 
 def _hardware(spec: Spec, machine: Machine) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.data.collected import Progress, progress_of, read_own
-from toolkit.pipeline.damage import check_whole
 from toolkit.pipeline.decide import Decision
+from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.files import read_json
 from toolkit.pipeline.graph import Node, build_graph
+from toolkit.pipeline.identity import own_digests
 from toolkit.pipeline.store import Done, Store
 from toolkit.spec.errors import ToolkitError
 from toolkit.spec.labels import own_rankings
@@ -30,6 +31,7 @@ class Waiting:
         stage: name of the stage, such as "label.1".
         round: its round.
         samples: what was collected.
+        key: of the result that they are.
         file: where people's rankings go; it need not be there yet.
     """
 
@@ -38,7 +40,22 @@ class Waiting:
     stage: str
     round: int
     samples: list[dict[str, Any]]
+    key: str
     file: Path
+
+    def is_outdated(self) -> bool:
+        """Tell whether a run has collected other answers since."""
+        collected = Store(self.run).done(f"collect.{self.round}")
+        return collected is not None and collected.key != self.key
+
+    def is_taken(self) -> bool:
+        """Tell whether a run has gone on from the rankings since."""
+        return _ranks(Store(self.run).done(self.stage), self.key)
+
+
+def _ranks(done: Done | None, key: str) -> bool:
+    """Tell whether a label stage is done, with the collected answers of this key."""
+    return done is not None and done.parts["inputs"].get("collect") == key
 
 
 def read_spec(run: Path) -> Examined:
@@ -78,28 +95,42 @@ def find_waiting(run: Path) -> Waiting:
         )
     store, keys = Store(run), (read_json(run / "lock.json") or {}).get("keys") or {}
     nodes = {node.name: node for node in build_graph(spec)}
-    for node in nodes.values():
-        if node.kind == "label" and not _is_ranked(
-            store, node, nodes[node.inputs["collect"]], keys
-        ):
-            return _waiting(store, run, spec, node)
+    added: Path | None = None
+    for node in (node for node in nodes.values() if node.kind == "label"):
+        if added is not None:
+            raise ToolkitError(
+                f"{added}: has changed since the run read it, so what {node.name} ranks may be "
+                "collected anew; type the same `run` command first"
+            )
+        collected = _collected(store, node, nodes[node.inputs["collect"]], keys)
+        done = store.done(node.name)
+        if done is None or not _ranks(done, collected.key):
+            return _waiting(store, run, spec, node, collected)
+        added = _added_to(run, node, done)
     raise ToolkitError(f"{run}: everything is ranked; type the same `run` command again to go on")
 
 
-def _is_ranked(store: Store, node: Node, collect: Node, keys: Mapping[str, str]) -> bool:
-    """Tell whether a label stage is done with the present answers.
+def _added_to(run: Path, node: Node, done: Done) -> Path | None:
+    """Return the run's own file that has changed since a stage read it, or None."""
+    now = own_digests(run, node, Digests())
+    changed = (run / name for name in now if now[name] != done.parts["files"].get(name))
+    return next(changed, None)
+
+
+def _collected(store: Store, node: Node, collect: Node, keys: Mapping[str, str]) -> Done:
+    """Return the answers that a label stage is to rank.
 
     Raises:
         ToolkitError: there are none, or they are of an earlier spec.
     """
-    collected, done = store.done(collect.name), store.done(node.name)
+    collected = store.done(collect.name)
     if collected is None or not _is_current(store, collect, collected, keys):
         state = "has not finished" if collected is None else "is of an earlier spec"
         raise ToolkitError(
             f"{node.name}: nothing to rank yet, {collect.name} {state}; type the `run` command, "
             "which collects the answers and then waits"
         )
-    return done is not None and done.parts["inputs"].get("collect") == collected.key
+    return collected
 
 
 def _is_current(store: Store, node: Node, done: Done, keys: Mapping[str, str]) -> bool:
@@ -116,17 +147,16 @@ def _is_current(store: Store, node: Node, done: Done, keys: Mapping[str, str]) -
     return there and done.key == keys.get(node.name, done.key)
 
 
-def _waiting(store: Store, run: Path, spec: Spec, node: Node) -> Waiting:
+def _waiting(store: Store, run: Path, spec: Spec, node: Node, collected: Done) -> Waiting:
     name = node.inputs["collect"]
-    collected = store.done(name)
-    assert collected is not None
-    check_whole("label", name, store.folder(name), collected.files)
+    store.check_inputs("label", [name])
     return Waiting(
         run=run,
         spec=spec,
         stage=node.name,
         round=node.round,
         samples=_samples(store, name),
+        key=collected.key,
         file=run / own_rankings(node.name),
     )
 
@@ -136,22 +166,25 @@ def _samples(store: Store, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def waiting_text(spec: Spec, decision: Decision, actions: Mapping[str, str]) -> str:
+def waiting_text(spec: Spec, decision: Decision) -> str:
     """Return what a plan says of a label stage that people's rankings of the run folder feed.
 
     Args:
         spec: the resolved spec.
         decision: of any stage; "" for every other kind.
-        actions: name -> action of the stages before it.
+
+    Raises:
+        ToolkitError: the collected answers are damaged.
     """
     node = decision.node
     if not node.own or decision.action != "runs":
         return ""
-    if actions.get(node.inputs["collect"]) != "cached":
+    store, collect = Store(Path(spec.out)), node.inputs["collect"]
+    collected = store.done(collect)
+    if collected is None or collected.key != decision.parts["inputs"]["collect"]:
         return ", then waits for people"
-    store = Store(Path(spec.out))
-    samples = _samples(store, node.inputs["collect"])
-    progress = ranked_so_far(Path(spec.out, own_rankings(node.name)), samples)
+    store.check_inputs("label", [collect])
+    progress = ranked_so_far(Path(spec.out, own_rankings(node.name)), _samples(store, collect))
     return f", {'' if progress.suffices(spec.label.quorum) else 'waits: '}{progress}"
 
 

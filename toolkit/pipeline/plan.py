@@ -70,11 +70,10 @@ def make_plan(loaded: Loaded, until: str | None = None) -> Plan:
     machine, decisions = prepare(loaded, until)
     folder = Path(spec.out)
     counts = counts_of(scanned.counts)
-    actions = {decision.node.name: decision.action for decision in decisions}
     stages = [
         PlannedStage(
             decision=decision,
-            work=work_text(spec, decision.node, counts) + waiting_text(spec, decision, actions),
+            work=work_text(spec, decision.node, counts) + waiting_text(spec, decision),
             steps=optimizer_steps(spec, decision.node, counts),
         )
         for decision in decisions

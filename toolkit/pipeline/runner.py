@@ -178,7 +178,7 @@ def _check_own(spec: Spec, decision: Decision) -> None:
 
     People may rank while a run is on its way; a result of what they added has another key.
     """
-    for name, digest in own_digests(spec, decision.node, Digests()).items():
+    for name, digest in own_digests(Path(spec.out), decision.node, Digests()).items():
         if digest != decision.parts["files"][name]:
             raise StageFailed(
                 f"{decision.node.name}: {Path(spec.out, name)} was added to after the run had "

@@ -68,7 +68,7 @@ def headline(run: Run, evaluation: Record) -> str:
 
 
 def _progress(run: Run) -> str:
-    waiting = [s.name for s in run.stages if s.state != "done"]
+    waiting = [s for s in run.stages if s.state != "done"]
     done = len(run.stages) - len(waiting)
     if not waiting:
         return (
@@ -76,7 +76,9 @@ def _progress(run: Run) -> str:
             f"{run.spec.learner_name} with SFT."
         )
     count = f"{done} of {len(run.stages)} stages are done"
-    return f"The run is not finished: {count}, next is {waiting[0]}."
+    people = run.spec.label.by == "people" and run.spec.label.file is None
+    ranks = ", which waits for people's rankings" if people and waiting[0].kind == "label" else ""
+    return f"The run is not finished: {count}, next is {waiting[0].name}{ranks}."
 
 
 _LACKS = {

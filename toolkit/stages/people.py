@@ -71,9 +71,9 @@ def ranked_in_run(name: str, run: str, samples: list[Record], quorum: float) -> 
         )
     if not progress.suffices(quorum):
         raise WaitsForLabels(
-            f"{name}: {progress}; rank on the page of `python -m toolkit label {run}` until "
-            f"{progress.needed(quorum)} are (label.quorum {quorum:g}), or name a file of rankings "
-            "in label.file; then run again: what is finished is kept"
+            f"{name}: {progress}; rank on the page of `python -m toolkit label {run}`, or add a "
+            f"file of rankings with its --import, until {progress.needed(quorum)} are "
+            f"(label.quorum {quorum:g}); then run again: what is finished is kept"
         )
     warnings = contradictions(str(file), read.records) + _left_out(str(file), progress)
     if outdated:
