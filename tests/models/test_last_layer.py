@@ -156,6 +156,55 @@ def test_a_feed_forward_that_mixes_positions_is_refused(model):
     assert not last.mlp._forward_pre_hooks
 
 
+class Gated(torch.nn.Module):
+    """Mixes positions as soon as training opens its gate, before or after `inner`."""
+
+    def __init__(self, inner, *, before):
+        super().__init__()
+        self.inner, self.before = inner, before
+        self.gate = torch.nn.Parameter(torch.zeros(()))
+
+    def mix(self, x):
+        return x + self.gate * x.roll(1, -2)
+
+    def forward(self, x):
+        return self.inner(self.mix(x)) if self.before else self.mix(self.inner(x))
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_one_that_does_not_mix_positions_yet_is_refused(model, before):
+    last = model.transformer.h[-1]
+    last.mlp = Gated(last.mlp, before=before)
+    assert find_last_layer(model) is None
+    assert not last.mlp._forward_pre_hooks
+    assert not last.mlp._forward_hooks
+
+
+def test_one_before_a_layer_that_mixes_positions_is_refused(model):
+    """However little: with its weights as they are drawn, what is left out changes nothing."""
+    trunk = model.transformer
+    trunk.ln_f = Gated(trunk.ln_f, before=False)
+    assert find_last_layer(model) is None
+    assert not mlp_of(model)._forward_hooks
+
+
+class Choosing(torch.nn.Module):
+    """Knows how many positions the model was given."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x) + x[torch.ones(2, 4, dtype=torch.bool)].sum()
+
+
+def test_one_whose_error_is_about_an_index_is_refused(model):
+    last = model.transformer.h[-1]
+    last.mlp = Choosing(last.mlp)
+    assert find_last_layer(model) is None
+
+
 def test_one_that_does_nothing_cannot_be_tried(model):
     with torch.no_grad():
         mlp_of(model).c_proj.weight.zero_()
@@ -170,6 +219,29 @@ def test_one_that_wants_more_than_a_position_or_has_another_name_is_left(text, b
     policy = Policy(model, text.vocab, Hardware())
     plain = Policy(model, text.vocab, PLAIN)
     torch.testing.assert_close(policy.logprobs(batch)[0], plain.logprobs(batch)[0])
+
+
+def test_where_nothing_is_read_all_is_computed():
+    """Some modules fail on no positions, on which `view` cannot infer a size."""
+    mlp = torch.nn.Linear(3, 3)
+    last = LastLayer(mlp)
+    seen = []
+    count_rows(mlp, seen)
+    with last.only(torch.tensor([], dtype=torch.int64), 8):
+        mlp(torch.randn(2, 4, 3))
+    assert seen == [(2, 4, 3)]
+
+
+def test_a_pass_within_a_pass_leaves_it_as_it_was():
+    mlp = torch.nn.Linear(3, 3)
+    last = LastLayer(mlp)
+    x = torch.randn(2, 4, 3)
+    with last.only(torch.tensor([1, 6]), 8):
+        with last.only(torch.tensor([0]), 8):
+            inner = mlp(x)
+        outer = mlp(x)
+    for y, rows in ((inner, [0]), (outer, [1, 6])):
+        assert y.flatten(0, 1).abs().sum(1).nonzero().flatten().tolist() == rows
 
 
 def test_rows_that_are_not_read_get_no_gradient():
