@@ -199,6 +199,30 @@ class Choosing(torch.nn.Module):
         return self.inner(x) + x[torch.ones(2, 4, dtype=torch.bool)].sum()
 
 
+class Counting(torch.nn.Module):
+    """Its result depends on how many positions it is given."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return (1 + 0.01 * x.shape[-2]) * self.inner(x)
+
+
+def test_one_that_counts_its_positions_is_refused(model):
+    last = model.transformer.h[-1]
+    last.mlp = Counting(last.mlp)
+    assert find_last_layer(model) is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_trial_leaves_the_mode(model, training):
+    model.train(training)
+    assert find_last_layer(model) is not None
+    assert model.training is model.transformer.h[0].training is training
+
+
 def test_one_whose_error_is_about_an_index_is_refused(model):
     last = model.transformer.h[-1]
     last.mlp = Choosing(last.mlp)

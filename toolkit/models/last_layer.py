@@ -68,7 +68,7 @@ class LastLayer:
         """Hook; outside `only` nothing changes."""
         self.rows: Tensor | None = None
         self.shape = torch.Size()
-        self.count = self.calls = 0
+        self.count = 0
         self._handles = (
             mlp.register_forward_pre_hook(self._take),
             mlp.register_forward_hook(self._put),
@@ -101,7 +101,7 @@ class LastLayer:
             return None
         x, *others = given
         flat = x.flatten(0, -2)
-        self.shape, self.count, self.calls = x.shape, len(flat), self.calls + 1
+        self.shape, self.count = x.shape, len(flat)
         return (_Take.apply(flat, self.rows).unsqueeze(0), *others)  # type: ignore[no-untyped-call]
 
     def _put(self, _: torch.nn.Module, given: tuple[Any, ...], out: object) -> Tensor | None:
@@ -158,8 +158,7 @@ def _can_do(last: LastLayer, mlp: torch.nn.Module, model: PreTrainedModel) -> bo
     try:
         plain = model.base_model(ids, use_cache=False)[0].flatten(0, 1)
         ours = read_trunk(model, last, ids, rows).flatten(0, 1)
-        same = last.calls == 1 and _changes_nothing(ours, plain, rows)
-        return same and _sees_no_other(mlp, model, ids, rows)
+        return _changes_nothing(ours, plain, rows) and _sees_no_other(mlp, model, ids, rows)
     except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
         return False  # it wants more than positions, or gives more
     finally:
@@ -174,23 +173,20 @@ def _changes_nothing(ours: Tensor, plain: Tensor, rows: Tensor) -> bool:
 
 
 def _sees_no_other(mlp: torch.nn.Module, model: PreTrainedModel, ids: Tensor, rows: Tensor) -> bool:
-    """Whether NaN before and after the `mlp` stays where it is put, in the rows that are not read.
+    """Whether NaN put before the `mlp`, in the rows that are not read, stays in those.
 
     However little a row that is read depends on another it becomes NaN, by a weight of 0 too: a
     gate that training is to open.
     """
     others = torch.ones(ids.numel(), dtype=torch.bool, device=ids.device).index_fill_(0, rows, 0)
 
-    def spoiled(x: Tensor) -> Tensor:
-        return x.masked_fill(others.view(*x.shape[:-1], 1), torch.nan)
+    def spoil(_: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *rest = given
+        return (x.masked_fill(others.view(*x.shape[:-1], 1), torch.nan), *rest)
 
-    handles = (
-        mlp.register_forward_pre_hook(lambda _, given: (spoiled(given[0]), *given[1:])),
-        mlp.register_forward_hook(lambda *given: spoiled(given[-1])),
-    )
+    handle = mlp.register_forward_pre_hook(spoil)
     try:
         hidden = model.base_model(ids, use_cache=False)[0].flatten(0, 1)
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     return torch.equal(hidden.isnan().any(1), others)
