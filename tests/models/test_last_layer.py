@@ -1,6 +1,7 @@
 """The last layer's feed-forward for the positions that are read alone: the same numbers."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -127,6 +128,36 @@ def test_two_policies_of_a_model_share_the_hooks_and_a_copy_has_its_own(model, t
     copied = Policy(copy.deepcopy(model), text.vocab, Hardware())
     assert copied.output.last is not first.output.last
     assert torch.equal(copied.logprobs(batch)[0], first.logprobs(batch)[0])
+
+
+def test_a_pickled_model_has_hooks_of_its_own(model, text, batch):
+    first = Policy(model, text.vocab, Hardware())
+    again = pickle.loads(pickle.dumps(model))
+    second = Policy(again, text.vocab, Hardware())
+    assert second.output.last is not first.output.last
+    assert len(mlp_of(again)._forward_pre_hooks) == 1
+    assert torch.equal(second.logprobs(batch)[0], first.logprobs(batch)[0])
+
+
+def test_a_pass_before_anothers_backward_pass_leaves_its_gradients(model, text, batch):
+    policy = Policy(model, text.vocab, Hardware())
+    grads = []
+    for between in (False, True):
+        model.zero_grad()
+        loss = policy.answer_logprobs(batch).sum()
+        if between:
+            policy.logprobs(collate([[1, 2], [3]], [[3], [4, 9]], text.pad_id))
+        loss.backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert all(map(torch.equal, *grads))
+
+
+def test_products_in_bf16_stay(model, text, batch):
+    ours = passes(Policy(model, text.vocab, Hardware(precision="bf16")), batch)
+    plain = passes(Policy(model, text.vocab, Hardware(precision="bf16", fused_head=False)), batch)
+    torch.testing.assert_close(ours[:2], plain[:2], rtol=2e-5, atol=2e-6)
+    for name, grad in plain[2].items():
+        torch.testing.assert_close(ours[2][name], grad, rtol=1e-3, atol=2e-6, msg=name)
 
 
 def test_outside_a_pass_of_ours_the_model_is_as_it_was(model, text, batch):
