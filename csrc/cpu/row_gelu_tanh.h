@@ -7,8 +7,10 @@
 template <typename X>
 struct GeluConstants {
   using V = typename X::V;
-  // The exponential stays finite, so that it can multiply a sigmoid of 2^-126.
-  V slope0, slope2, log2_0, log2_2, one = X::set(1.0), most = X::set(126.0);
+  // exp(-u) is 2^126 at -10, the last x where it can multiply a sigmoid of 2^-126. Beyond, where
+  // value and slope are nothing, they stay what they are there: x and x^2 may be too large to be
+  // multiplied by them. So is x^2 where the slope is 1.
+  V slope0, slope2, log2_0, log2_2, one = X::set(1.0), least = X::set(-10.0), most = X::set(10.0);
 
   GeluConstants(double a, double b)
       : slope0(X::set(a)),
@@ -17,12 +19,13 @@ struct GeluConstants {
         log2_2(X::set(-b * kLog2E)) {}
 
   // exp(-u)
-  V exponential(V x, V square) const {
-    const V t = X::bounded(x * (square * log2_2 + log2_0));
-    return X::exp2(X::select_less(t, most, t, most));
+  V exponential(V x, V square) const { return X::exp2(X::bounded(x * (square * log2_2 + log2_0))); }
+  V value(V any) const {
+    const V x = X::max(least, any);
+    return x / (one + exponential(x, x * x));
   }
-  V value(V x) const { return x / (one + exponential(x, x * x)); }
-  V slope(V x) const {
+  V slope(V any) const {
+    const V x = X::max(least, X::select_less(most, any, most, any));
     const V square = x * x, e = exponential(x, square), s = one / (one + e);
     return (x * s) * (e * s) * (square * slope2 + slope0) + s;
   }

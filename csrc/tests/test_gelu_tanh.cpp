@@ -41,12 +41,25 @@ void check_far_out() {
   CHECK(std::isnan(d[5]));
 }
 
+// Where x^2 overflows, and where a product of x with a tiny number is not tiny.
+void check_too_large() {
+  std::vector<float> x = {-HUGE_VALF, -3e38f, -2e19f, -1e13f, 1e13f, 2e19f, 3e38f, HUGE_VALF};
+  std::vector<float> g(8, 1.0f), y(8), d(8);
+  rlhf::ops::gelu_tanh(view_of(x), view_of(y));
+  rlhf::ops::gelu_tanh_backward(view_of(g), view_of(x), view_of(d));
+  for (int i = 0; i < 4; ++i) {
+    CHECK(std::fabs(y[i]) < 1e-33f && std::fabs(d[i]) < 1e-33f);
+    CHECK(y[4 + i] == x[4 + i] && d[4 + i] == 1.0f);
+  }
+}
+
 }  // namespace
 
 int main() {
   check_values();
   check_slope();
   check_far_out();
+  check_too_large();
   std::vector<float> x(3), y(3);
   std::vector<double> wide(3);
   std::vector<int32_t> whole(3);

@@ -28,6 +28,14 @@ def count(model):
     return sum(isinstance(module, TanhGelu) for module in model.modules())
 
 
+def same_passes(fused, plain):
+    for model in (plain, fused):
+        model(IDS, labels=IDS).loss.backward()
+    torch.testing.assert_close(fused(IDS).logits, plain(IDS).logits, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "name", ["gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"]
 )
@@ -36,11 +44,17 @@ def test_every_name_of_the_formula_is_one_kernel_with_the_same_results(name):
     fused = copy.deepcopy(plain)
     fuse_activations(fused)
     assert count(fused) == 2
-    for model in (plain, fused):
-        model(IDS, labels=IDS).loss.backward()
-    torch.testing.assert_close(fused(IDS).logits, plain(IDS).logits, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+    same_passes(fused, plain)
+
+
+def test_the_formula_that_bloom_has_of_its_own_is_one_kernel():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("bloom", hidden_size=16, n_layer=2, n_head=2, vocab_size=12)
+    plain = AutoModelForCausalLM.from_config(config).eval()
+    fused = copy.deepcopy(plain)
+    fuse_activations(fused)
+    assert (count(plain), count(fused)) == (0, 2)
+    same_passes(fused, plain)
 
 
 @pytest.mark.parametrize("name", ["gelu", "quick_gelu", "relu", "silu"])

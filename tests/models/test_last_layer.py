@@ -1,6 +1,7 @@
 """The last layer's feed-forward for the positions that are read alone: the same numbers."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -147,6 +148,36 @@ def test_two_policies_of_a_model_share_the_hooks_and_a_copy_has_its_own(model, t
     assert torch.equal(copied.logprobs(batch)[0], first.logprobs(batch)[0])
 
 
+def test_a_pickled_model_has_hooks_of_its_own(model, text, batch):
+    first = Policy(model, text.vocab, Hardware())
+    again = pickle.loads(pickle.dumps(model))
+    second = Policy(again, text.vocab, Hardware())
+    assert second.output.last is not first.output.last
+    assert len(mlp_of(again)._forward_pre_hooks) == 1
+    assert torch.equal(second.logprobs(batch)[0], first.logprobs(batch)[0])
+
+
+def test_a_pass_before_anothers_backward_pass_leaves_its_gradients(model, text, batch):
+    policy = Policy(model, text.vocab, Hardware())
+    grads = []
+    for between in (False, True):
+        model.zero_grad()
+        loss = policy.answer_logprobs(batch).sum()
+        if between:
+            policy.logprobs(collate([[1, 2], [3]], [[3], [4, 9]], text.pad_id))
+        loss.backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert all(map(torch.equal, *grads))
+
+
+def test_products_in_bf16_stay(model, text, batch):
+    ours = passes(Policy(model, text.vocab, Hardware(precision="bf16")), batch)
+    plain = passes(Policy(model, text.vocab, Hardware(precision="bf16", fused_head=False)), batch)
+    torch.testing.assert_close(ours[:2], plain[:2], rtol=2e-5, atol=2e-6)
+    for name, grad in plain[2].items():
+        torch.testing.assert_close(ours[2][name], grad, rtol=1e-3, atol=2e-6, msg=name)
+
+
 def test_outside_a_pass_of_ours_the_model_is_as_it_was(model, text, batch):
     before = model(batch.ids).logits
     Policy(model, text.vocab, Hardware()).logprobs(batch)
@@ -156,31 +187,6 @@ def test_outside_a_pass_of_ours_the_model_is_as_it_was(model, text, batch):
     assert torch.equal(model(batch.ids).logits, before)
 
 
-class Mixing(torch.nn.Module):
-    """Sees the position before."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x + x.roll(1, -2))
-
-
-def test_a_feed_forward_that_mixes_positions_is_refused(model):
-    last = model.transformer.h[-1]
-    last.mlp = Mixing(last.mlp)
-    assert find_last_layer(model) is None
-    assert not last.mlp._forward_pre_hooks
-
-
-def test_one_that_does_nothing_cannot_be_tried(model):
-    with torch.no_grad():
-        mlp_of(model).c_proj.weight.zero_()
-        mlp_of(model).c_proj.bias.zero_()
-    assert find_last_layer(model) is None
-
-
 @pytest.mark.parametrize("architecture", ["bloom", "opt"])
 def test_one_that_wants_more_than_a_position_or_has_another_name_is_left(text, batch, architecture):
     model = make(architecture, text)
@@ -188,6 +194,29 @@ def test_one_that_wants_more_than_a_position_or_has_another_name_is_left(text, b
     policy = Policy(model, text.vocab, Hardware())
     plain = Policy(model, text.vocab, PLAIN)
     torch.testing.assert_close(policy.logprobs(batch)[0], plain.logprobs(batch)[0])
+
+
+def test_where_nothing_is_read_all_is_computed():
+    """Some modules fail on no positions, on which `view` cannot infer a size."""
+    mlp = torch.nn.Linear(3, 3)
+    last = LastLayer(mlp)
+    seen = []
+    count_rows(mlp, seen)
+    with last.only(torch.tensor([], dtype=torch.int64), 8):
+        mlp(torch.randn(2, 4, 3))
+    assert seen == [(2, 4, 3)]
+
+
+def test_a_pass_within_a_pass_leaves_it_as_it_was():
+    mlp = torch.nn.Linear(3, 3)
+    last = LastLayer(mlp)
+    x = torch.randn(2, 4, 3)
+    with last.only(torch.tensor([1, 6]), 8):
+        with last.only(torch.tensor([0]), 8):
+            inner = mlp(x)
+        outer = mlp(x)
+    for y, rows in ((inner, [0]), (outer, [1, 6])):
+        assert y.flatten(0, 1).abs().sum(1).nonzero().flatten().tolist() == rows
 
 
 def test_rows_that_are_not_read_get_no_gradient():

@@ -75,6 +75,18 @@ def test_far_out_it_is_the_identity_and_nothing(isa):
     assert grad[5].isnan()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_value_is_too_large_for_either_pass(isa, dtype):
+    """Where x^2 overflows, and where x is so large that a product with a tiny number is not."""
+    sizes = torch.tensor([9.9, 10.1, 60.0, 6e4, 5e10, 1e13, 1.7e19, 2e19, 1e30, 3e38, torch.inf])
+    x = sizes.to(dtype)
+    up, down = (both_passes(rk.gelu_tanh, part, torch.ones(11, dtype=dtype)) for part in (x, -x))
+    assert torch.equal(up[0], x)
+    assert torch.equal(up[1], torch.ones_like(x))
+    for passed in down:
+        assert passed.double().abs().max() < 1e-33
+
+
 def test_an_element_does_not_depend_on_its_place_or_the_threads(isa):
     x, upstream = make_units(40000), make_units(40000, seed=1)
     y, grad = both_passes(rk.gelu_tanh, x, upstream)

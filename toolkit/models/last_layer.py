@@ -68,7 +68,7 @@ class LastLayer:
         """Hook; outside `only` nothing changes."""
         self.rows: Tensor | None = None
         self.shape = torch.Size()
-        self.count = self.calls = 0
+        self.count = 0
         self._handles = (
             mlp.register_forward_pre_hook(self._take),
             mlp.register_forward_hook(self._put),
@@ -83,22 +83,25 @@ class LastLayer:
     def only(self, rows: Tensor, positions: int) -> Iterator[None]:
         """Compute `rows` [N] of the flattened [B, L] alone; every row once.
 
+        All are computed where nearly all are read, and where none is: not every module takes none.
+
         Args:
             rows: int64, on the model's device.
             positions: B times L.
         """
-        self.rows = rows if len(rows) <= _MOST * positions else None
+        before = self.rows
+        self.rows = rows if 0 < len(rows) <= _MOST * positions else None
         try:
             yield
         finally:
-            self.rows = None
+            self.rows = before
 
     def _take(self, _: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self.rows is None:
             return None
         x, *others = given
         flat = x.flatten(0, -2)
-        self.shape, self.count, self.calls = x.shape, len(flat), self.calls + 1
+        self.shape, self.count = x.shape, len(flat)
         return (_Take.apply(flat, self.rows).unsqueeze(0), *others)  # type: ignore[no-untyped-call]
 
     def _put(self, _: torch.nn.Module, given: tuple[Any, ...], out: object) -> Tensor | None:
@@ -145,27 +148,50 @@ def find_last_layer(model: PreTrainedModel) -> LastLayer | None:
         if isinstance(found := getattr(hook, "__self__", None), LastLayer):
             return found
     last = LastLayer(mlp)
-    if _changes_nothing(last, model):
+    if _can_do(last, mlp, model):
         return last
     last.remove()
     return None
 
 
 @torch.no_grad()
-def _changes_nothing(last: LastLayer, model: PreTrainedModel) -> bool:
+def _can_do(last: LastLayer, mlp: torch.nn.Module, model: PreTrainedModel) -> bool:
     was_training = model.training
     model.eval()
     ids = torch.arange(8, device=model.device).view(2, 4) % model.config.vocab_size
     rows = torch.tensor([1, 3, 6], device=model.device)
     try:
         plain = model.base_model(ids, use_cache=False)[0].flatten(0, 1)
-        with last.only(rows, ids.numel()):
-            ours = model.base_model(ids, use_cache=False)[0].flatten(0, 1)
-    except (RuntimeError, TypeError, ValueError):  # it wants more than positions, or gives more
-        return False
+        ours = read_trunk(model, last, ids, rows).flatten(0, 1)
+        return _changes_nothing(ours, plain, rows) and _sees_no_other(mlp, model, ids, rows)
+    except (RuntimeError, TypeError, ValueError, LookupError, AssertionError):
+        return False  # it wants more than positions, or gives more
     finally:
         model.train(was_training)
+
+
+def _changes_nothing(ours: Tensor, plain: Tensor, rows: Tensor) -> bool:
     error = (ours - plain).abs().amax(1)
     read = error[rows].max()
     tried = _POWER * read < error.max()
-    return last.calls == 1 and bool(tried & (read <= _EXACT * plain.abs().max()))
+    return bool(tried & (read <= _EXACT * plain.abs().max()))
+
+
+def _sees_no_other(mlp: torch.nn.Module, model: PreTrainedModel, ids: Tensor, rows: Tensor) -> bool:
+    """Whether NaN put before the `mlp`, in the rows that are not read, stays in those.
+
+    However little a row that is read depends on another it becomes NaN, by a weight of 0 too: a
+    gate that training is to open.
+    """
+    others = torch.ones(ids.numel(), dtype=torch.bool, device=ids.device).index_fill_(0, rows, 0)
+
+    def spoil(_: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *rest = given
+        return (x.masked_fill(others.view(*x.shape[:-1], 1), torch.nan), *rest)
+
+    handle = mlp.register_forward_pre_hook(spoil)
+    try:
+        hidden = model.base_model(ids, use_cache=False)[0].flatten(0, 1)
+    finally:
+        handle.remove()
+    return torch.equal(hidden.isnan().any(1), others)
