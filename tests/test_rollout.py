@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
 import rlhf_kernels as rk
@@ -201,3 +202,27 @@ def test_draws_are_those_of_the_kernel_keyed_by_sequence_and_position(policy, te
     seed = Stream(1, "ppo", 1).seed64("answer")
     drawn = rk.sample(logits, seed, torch.tensor(rows), torch.zeros(8, dtype=torch.int64))
     assert out.ids == drawn.tokens.unsqueeze(1).tolist()
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of one shape to bf16."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        assert not (func is torch.ops.aten.addmm.default and torch.is_grad_enabled())
+        if func is torch.ops.aten._to_copy.default and args[0].shape == self.shape:
+            self.count += out.dtype == torch.bfloat16
+        return out
+
+
+def test_in_bf16_weights_are_cast_for_the_prompts_and_for_all_tokens_once(text):
+    model = tiny_model(text)
+    policy = Policy(model, text.vocab, Hardware(precision="bf16"))
+    with Casts(model.transformer.h[0].mlp.c_fc.weight.shape) as casts:
+        out = answer(policy, text, [[i % 8, 8] for i in range(32)], range(32), most=6)
+    assert max(len(ids) for ids in out.ids) > 3
+    assert casts.count == 2 * len(model.transformer.h)

@@ -82,7 +82,9 @@ def sample_answers(
     ids = torch.tensor(indices, dtype=torch.int64)
     places = [move(p, policy.device) for p in (rows, ids[rows])]
     how = Draw(stream.seed64(purpose), sampling, text.eos_id)
-    with torch.inference_mode():
+    # autocast keeps no cast weights in inference mode: every token would cast them all again
+    casts = policy.hardware.precision == "bf16" and policy.device.type == "cpu"
+    with torch.no_grad() if casts else torch.inference_mode():
         recorded = graphs.wanted(policy, max_response)
         reader = _Reader(policy, text, distinct, max_response, entire=recorded)
         logits = reader.read_prompts()

@@ -58,6 +58,26 @@ def test_values_and_gradients_are_those_of_the_formula(length, kv_heads):
         assert_near_truth(one, truth, torch32)
 
 
+@pytest.mark.parametrize("length", [2, 11, 16, 40])
+def test_bf16_states_are_attended_as_exactly_as_torch_does(length):
+    """In fp32 inside, under autocast too; what comes out is rounded once."""
+    q, k, v = (states(length, seed=i).detach().bfloat16().requires_grad_() for i in range(3))
+    upstream = states(length, seed=3).detach().transpose(1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours, plain = attend(q, k, v), torchs(q, k, v)
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    want = formula(*wide, 8**-0.5)
+    rounded = upstream.bfloat16()
+    got = torch.autograd.grad(ours, (q, k, v), rounded)
+    rough = torch.autograd.grad(plain, (q, k, v), rounded)
+    exact = torch.autograd.grad(want, wide, rounded.double())
+    for one, truth, theirs in zip((ours, *got), (want, *exact), (plain, *rough), strict=True):
+        assert one.dtype == torch.bfloat16
+        off, torch_off = ((x.double() - truth).norm() for x in (one, theirs))
+        assert off <= 1.2 * torch_off
+        assert off <= 3e-3 * truth.norm()
+
+
 def test_gradients_agree_with_differences_in_float64():
     inputs = [states(5, 2, 3, seed=i, dtype=torch.float64) for i in range(3)]
     assert torch.autograd.gradcheck(lambda *x: attention._ShortCausal.apply(*x, 0.3), inputs)
@@ -71,7 +91,8 @@ def test_large_scores_stay_finite():
 
 
 @pytest.mark.parametrize(
-    "case", ["mask", "dropout", "not causal", "bf16", "autocast", "long", "shorter queries", "bias"]
+    "case",
+    ["mask", "dropout", "not causal", "two dtypes", "autocast", "long", "shorter queries", "bias"],
 )
 def test_what_is_not_short_and_causal_is_left_to_torch(case, monkeypatch):
     seen = []
@@ -85,8 +106,8 @@ def test_what_is_not_short_and_causal_is_left_to_torch(case, monkeypatch):
         settings = {"dropout": 0.1}
     elif case == "not causal":
         settings = {"is_causal": False}
-    elif case == "bf16":
-        q, k, v = (x.bfloat16() for x in (q, k, v))
+    elif case == "two dtypes":
+        v = v.bfloat16()
     elif case == "shorter queries":
         q = q[:, :, 4:]
     elif case == "bias":
