@@ -52,7 +52,6 @@ class Answers:
     entropy: Tensor
 
 
-@torch.no_grad()
 def sample_answers(
     policy: Policy,
     text: Text,

@@ -1,4 +1,4 @@
-"""Sampling by steps of one shape on a CPU, where nothing is recorded; attention as on a GPU."""
+"""A tiny model; sampling by steps of one shape on a CPU, where nothing is recorded, as on a GPU."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from tests.tiny import tiny_model, tiny_text
 from toolkit import rollout
 from toolkit.models import attention, cache, graphs, recording
 
@@ -48,6 +49,18 @@ def as_a_gpu() -> Iterator[None]:
             yield
         finally:
             AttentionInterface.register("sdpa", attention._attend)
+
+
+@pytest.fixture(scope="module")
+def text():
+    """Ten tokens and one for padding."""
+    return tiny_text()
+
+
+@pytest.fixture
+def model(text):
+    """Two layers, new for each test."""
+    return tiny_model(text)
 
 
 @pytest.fixture

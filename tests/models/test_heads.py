@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from tests.tiny import tiny_model, tiny_source, tiny_text
+from tests.tiny import tiny_model, tiny_source
 from toolkit.data.batches import collate, windows
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import (
@@ -22,16 +22,6 @@ from toolkit.training.random import Stream
 
 PROMPTS = [[0, 1, 8], [2, 8]]
 RESPONSES = [[1, 9], [3, 4, 5, 9]]
-
-
-@pytest.fixture(scope="module")
-def text():
-    return tiny_text()
-
-
-@pytest.fixture
-def model(text):
-    return tiny_model(text)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_text
+from tests.tiny import tiny_model
 from toolkit.data.batches import collate, windows
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.last_layer import LastLayer, find_last_layer
@@ -24,16 +24,6 @@ SIZES = {
 }  # fmt: skip
 PLAIN = Hardware(fused_head=False)
 ABLE = ["gpt2", "llama", "gpt_neox", "gemma2", "qwen2", "phi", "gptj", "stablelm"]
-
-
-@pytest.fixture(scope="module")
-def text():
-    return tiny_text()
-
-
-@pytest.fixture
-def model(text):
-    return tiny_model(text)
 
 
 @pytest.fixture

@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from tests.tiny import tiny_model, tiny_text
 from toolkit.models.last_layer import find_last_layer
-
-
-@pytest.fixture
-def model():
-    return tiny_model(tiny_text())
 
 
 def mlp_of(model):

@@ -7,7 +7,7 @@ matrix units, so it is kept only where products come out with all their fp32 bit
 AVX-512 AMD core, 768 x 512 x 512: 92 GFLOP/s by MKL, 216 by oneDNN; relative error 2.4e-7, 4.0e-7.
 
 torch's fused CPU attention makes many tiny products, for which oneDNN is slow; short sequences that
-attention.py does not take (padding masks, bf16) attend by batched products instead.
+attention.py does not take (padding masks, two dtypes) attend by batched products instead.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Dims: B sequences, L positions, N positions that are read, D hidden.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -68,7 +69,6 @@ class LastLayer:
         """Hook; outside `only` nothing changes."""
         self.rows: Tensor | None = None
         self.shape = torch.Size()
-        self.count = 0
         self._handles = (
             mlp.register_forward_pre_hook(self._take),
             mlp.register_forward_hook(self._put),
@@ -100,16 +100,16 @@ class LastLayer:
         if self.rows is None:
             return None
         x, *others = given
-        flat = x.flatten(0, -2)
-        self.shape, self.count = x.shape, len(flat)
-        return (_Take.apply(flat, self.rows).unsqueeze(0), *others)  # type: ignore[no-untyped-call]
+        self.shape = x.shape
+        return (_Take.apply(x.flatten(0, -2), self.rows).unsqueeze(0), *others)  # type: ignore[no-untyped-call]
 
     def _put(self, _: torch.nn.Module, given: tuple[Any, ...], out: object) -> Tensor | None:
         if self.rows is None:
             return None
         if not isinstance(out, Tensor):
             raise TypeError(f"the feed-forward returns a {type(out).__name__}")
-        whole: Tensor = _Put.apply(out.squeeze(0), self.rows, self.count)  # type: ignore[no-untyped-call]
+        count = math.prod(self.shape[:-1])
+        whole: Tensor = _Put.apply(out.squeeze(0), self.rows, count)  # type: ignore[no-untyped-call]
         return whole.view(self.shape)
 
 

@@ -14,10 +14,10 @@ from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.files import read_json
 from toolkit.pipeline.graph import Node, build_graph
 from toolkit.pipeline.identity import own_digests
+from toolkit.pipeline.run_folder import read_spec
 from toolkit.pipeline.store import Done, Store
 from toolkit.spec.errors import ToolkitError
 from toolkit.spec.labels import own_rankings
-from toolkit.spec.load import Examined, examine_spec
 from toolkit.spec.schema import Spec
 
 
@@ -56,23 +56,6 @@ class Waiting:
 def _ranks(done: Done | None, key: str) -> bool:
     """Tell whether a label stage is done, with the collected answers of this key."""
     return done is not None and done.parts["inputs"].get("collect") == key
-
-
-def read_spec(run: Path) -> Examined:
-    """Read the resolved spec of a run folder; the files it names need not be there.
-
-    Raises:
-        ToolkitError: the folder does not exist, or holds no run.
-    """
-    if not run.is_dir():
-        raise ToolkitError(f"{run}: there is no such run folder; give the `out` of a spec")
-    resolved = run / "spec.resolved.yaml"
-    if not resolved.exists():
-        raise ToolkitError(
-            f"{run}: not a run folder, it has no spec.resolved.yaml; start a run with "
-            "`python -m toolkit run spec.yaml`"
-        )
-    return examine_spec(resolved, files=False)
 
 
 def find_waiting(run: Path) -> Waiting:

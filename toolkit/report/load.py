@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.pipeline.graph import Node, build_graph
 from toolkit.pipeline.identity import spec_slice
-from toolkit.pipeline.people import read_spec
+from toolkit.pipeline.run_folder import read_spec
 from toolkit.pipeline.store import PROGRESS, Store
 from toolkit.spec.errors import DataError, Problem
 from toolkit.spec.schema import Spec
