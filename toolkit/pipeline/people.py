@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.collected import Progress, progress_of, read_own
+from toolkit.data.lines import read_records
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.files import read_json
@@ -145,8 +145,7 @@ def _waiting(store: Store, run: Path, spec: Spec, node: Node, collected: Done) -
 
 
 def _samples(store: Store, name: str) -> list[dict[str, Any]]:
-    with (store.folder(name) / "samples.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return read_records(store.folder(name) / "samples.jsonl")
 
 
 def waiting_text(spec: Spec, decision: Decision) -> str:
