@@ -137,7 +137,7 @@ def test_two_rounds_are_ranked_on_the_page(spec, root, capsys):
     assert main(["explain", str(run), "label.2"]) == 0
     assert "  ranked/label.2.jsonl: " in capsys.readouterr().out
     assert main(["label", str(run)]) == 1
-    assert "everything is ranked" in capsys.readouterr().err
+    assert "label.2 is done, and so is the run" in capsys.readouterr().err
 
 
 def test_another_tools_rankings_are_imported_and_the_run_goes_on(spec, tmp_path, capsys):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ def find_waiting(run: Path) -> Waiting:
     store, keys = Store(run), (read_json(run / "lock.json") or {}).get("keys") or {}
     nodes = {node.name: node for node in build_graph(spec)}
     added: Path | None = None
-    for node in (node for node in nodes.values() if node.kind == "label"):
+    labels = [node for node in nodes.values() if node.kind == "label"]
+    for node in labels:
         if added is not None:
             raise ToolkitError(
                 f"{added}: has changed since the run read it, so what {node.name} ranks may be "
@@ -90,7 +91,29 @@ def find_waiting(run: Path) -> Waiting:
         if done is None or not _ranks(done, collected.key):
             return _waiting(store, run, spec, node, collected)
         added = _added_to(run, node, done)
-    raise ToolkitError(f"{run}: everything is ranked; type the same `run` command again to go on")
+    raise ToolkitError(f"{run}: {_after(run, labels[-1], added, nodes)}")
+
+
+def _after(run: Path, last: Node, added: Path | None, nodes: Iterable[str]) -> str:
+    """Return what comes when every round is ranked.
+
+    Args:
+        run: the run folder.
+        last: the label stage of the last round.
+        added: its file, where it has changed since the run read it.
+        nodes: names of all stages, in order.
+    """
+    store, again = Store(run), "type the same `run` command again"
+    if added is not None:
+        return f"{added} has changed since {last.name} read it; {again}, which ranks anew"
+    done = f"nothing waits to be ranked any more: {last.name} is done"
+    ahead = next((name for name in nodes if store.done(name) is None), None)
+    if ahead is not None:
+        return f"{done}; {again}, which goes on with {ahead}"
+    return (
+        f"{done}, and so is the run; `python -m toolkit report {run}` shows how it came out; to "
+        f"add or correct a ranking, append it to {run / own_rankings(last.name)} and {again}"
+    )
 
 
 def _added_to(run: Path, node: Node, done: Done) -> Path | None:
