@@ -134,11 +134,11 @@ def test_what_is_not_whole_is_a_problem_of_the_spec(model, harm, message):
     assert problem.line == 3
 
 
-@pytest.mark.parametrize("settings", [{"is_decoder": True}, {"is_encoder_decoder": True}])
-def test_a_type_that_decodes_where_its_configuration_says_so_is_taken(tmp_path, settings):
-    model = make_stub_model(tmp_path / "model", model_type="bart")
+@pytest.mark.parametrize(("name", "setting"), [("bert", "is_decoder"), ("xlm", "causal")])
+def test_a_type_that_decodes_where_its_configuration_says_so_is_taken(tmp_path, name, setting):
+    model = make_stub_model(tmp_path / "model", model_type=name, is_encoder_decoder=True)
     assert "an encoder" in str(model_fault(model))
-    configure(model, **settings)
+    configure(model, **{setting: True})
     assert model_fault(model) is None
 
 
@@ -151,9 +151,21 @@ def test_a_reward_model_is_of_a_type_that_transformers_has_a_classifier_of(tmp_p
         "label: {by: model, model: {path: rm}}\n",
         encoding="utf-8",
     )
-    found = {p.path: p.message for p in examine_spec("spec.yaml").problems}
-    assert set(found) == {"models.reward.path", "label.model.path"}
-    assert all('"granite", a type that transformers has no sequence' in m for m in found.values())
+
+    def found(*overrides):
+        problems = examine_spec("spec.yaml", overrides).problems
+        said = '"granite", a type that transformers has no sequence'
+        return {p.path for p in problems if said in p.message}
+
+    assert found() == {"models.reward.path", "label.model.path"}
+    by_oracle = "label={by: oracle, model: null}"
+    own = (by_oracle, "models.reward={architecture: gpt2, path: null}")
+    none = (by_oracle, "models.reward=null")
+    only_rankings = ("ppo=null", "dpo={}", "evaluate=null", "reward.gate=null")
+    assert found(*own) == set()
+    assert found(*own, "ppo.value.init=sft") == {"models.base.path"}
+    assert found(*none) == {"models.base.path"}
+    assert found(*none, *only_rankings) == set()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +173,11 @@ def test_a_reward_model_is_of_a_type_that_transformers_has_a_classifier_of(tmp_p
     [
         ("architecture: t5", '"t5" is a type that transformers has no causal language model of;'),
         ("architecture: bert", '"bert" is an encoder, which reads a text in both directions;'),
-        ("architecture: bert, config: {is_decoder: true}", None),
+        (
+            "architecture: bart",
+            '"bart" is a type that transformers has no sequence classifier with',
+        ),
+        ("architecture: granite", '"granite" is a type that transformers has no sequence'),
         ("architecture: gpt_neox", None),
     ],
 )
@@ -173,11 +189,21 @@ def test_a_model_from_scratch_is_of_a_type_that_generates(tmp_path, model, messa
     assert all(text.startswith(message) for text in found)
 
 
+def test_what_learns_from_rankings_alone_may_be_of_a_type_without_a_classifier(tmp_path):
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(SPEC, encoding="utf-8")
+    words = ("ppo=null", "dpo={}", "evaluate=null", "reward.gate=null")
+    for model in ("{architecture: bart}", "{architecture: bert, config: {is_decoder: true}}"):
+        problems = examine_spec(spec, [*words, f"models.base={model}"]).problems
+        assert not [p for p in problems if "architecture" in p.path]
+
+
 @pytest.mark.parametrize(
     ("head", "table"),
     [
         ("CAUSAL_LM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"),
         ("MASKED_LM", "MODEL_FOR_MASKED_LM_MAPPING_NAMES"),
+        ("SEQ_TO_SEQ_CAUSAL_LM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"),
         ("SEQUENCE_CLASSIFICATION", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"),
     ],
 )

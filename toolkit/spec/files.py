@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from toolkit.spec.kinds import split_function
 from toolkit.spec.model_folder import model_fault
-from toolkit.spec.model_type import Head
+from toolkit.spec.model_type import Head, wanted_heads
 from toolkit.spec.nearest import nearest_name
 from toolkit.spec.schema import Spec
 from toolkit.spec.walk import Walker
@@ -44,8 +44,7 @@ def _models(spec: Spec) -> Iterator[Finding]:
         "label.model": spec.label.model,
     }
     for name, model in models.items():
-        head: Head = "CAUSAL_LM" if name == "models.base" else "SEQUENCE_CLASSIFICATION"
-        message = model and model.path and _missing_model(model.path, head)
+        message = model and model.path and _missing_model(model.path, wanted_heads(spec, name))
         if message:
             yield f"{name}.path", message
     yield from _text(spec)
@@ -92,11 +91,11 @@ def _missing(path: str) -> str | None:
     return f'no file "{path}"; paths start at the current directory'
 
 
-def _missing_model(folder: str, head: Head) -> str | None:
+def _missing_model(folder: str, heads: Iterable[Head]) -> str | None:
     message = _missing(folder)
     if message:
         return message.replace("no file", "no folder") + " (a model is a local Hugging Face folder)"
-    return model_fault(Path(folder), head)
+    return model_fault(Path(folder), heads)
 
 
 def _functions(spec: Spec) -> Iterator[Finding]:

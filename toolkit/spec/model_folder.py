@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ _INDEX = tuple(f"{name}.index.json" for name in _SINGLE)
 _POINTER = b"version https://git-lfs"
 
 
-def model_fault(folder: Path, head: Head = "CAUSAL_LM") -> str | None:
+def model_fault(folder: Path, heads: Iterable[Head] = ("CAUSAL_LM",)) -> str | None:
     """Return what keeps transformers from loading the model in `folder`, and the fix; or None.
 
     Args:
         folder: a Hugging Face model folder.
-        head: what it is loaded as.
+        heads: what it is loaded as.
     """
     if not (folder / "config.json").is_file():
         return f'"{folder}" has no config.json; expected a Hugging Face model folder'
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         return f"{folder / 'config.json'} is no JSON object; copy the file again"
-    if fault := type_fault(config, head):
+    if fault := type_fault(config, heads):
         return f"{folder / 'config.json'} {fault}"
     files = weight_files(folder)
     if not files:

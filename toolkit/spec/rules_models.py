@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit.spec.architectures import architecture_names, config_keys
 from toolkit.spec.model_folder import read_json
-from toolkit.spec.model_type import head_fault
+from toolkit.spec.model_type import head_fault, wanted_heads
 from toolkit.spec.nearest import did_you_mean, nearest_name
 from toolkit.spec.rules import Finding, RuleTable
 from toolkit.spec.schema import ModelSource, Spec
@@ -52,7 +52,7 @@ def architecture_exists(spec: Spec) -> Iterator[Finding]:
             message = f'transformers has no architecture "{source.architecture}"; {hint}'
             yield (f"{name}.architecture",), message
             continue
-        if fault := head_fault(source.architecture, source.config, "CAUSAL_LM"):
+        if fault := head_fault(source.architecture, source.config, wanted_heads(spec, name)):
             yield (f"{name}.architecture",), f'"{source.architecture}" is {fault}'
         allowed = config_keys(source.architecture)
         for key in source.config:
