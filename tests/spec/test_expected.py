@@ -44,6 +44,19 @@ def test_a_key_without_a_value_is_told_what_it_takes(write: Write, override, mes
     assert message in problem.message
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ppo.kl.coeff=", 'unknown key; did you mean "coef"?'),
+        ("sede=", 'unknown key; did you mean "seed"?'),
+        ("lam=", "unknown key here; it exists as ppo.lam"),
+    ],
+)
+def test_a_mistyped_key_without_a_value_is_not_asked_for_one(write: Write, override, message):
+    (problem,) = examine_spec(write(), [override]).problems
+    assert problem.message == message
+
+
 def test_null_is_offered_exactly_where_a_key_may_be_null():
     for path, info in all_paths(Spec):
         assert ("null" in no_value(path)) == info.optional, path

@@ -9,7 +9,7 @@ import yaml
 
 from toolkit.spec.schema import Spec
 from toolkit.spec.vocabulary import KeyInfo, find_key, keys_of, plain
-from toolkit.spec.walk import range_text
+from toolkit.spec.walk import range_text, unknown_key
 from toolkit.spec.yaml_tree import Path_
 
 _WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -54,13 +54,23 @@ def no_value(path: Path_) -> str:
     """Return what to write where a key of the command line has no value."""
     name, info = ".".join(path), find_key(Spec, path)
     if info is None:
-        return f"no value; write {name}=VALUE"
+        return _no_such(path)
     if info.section is None:
         return f"no value; expected: {type_text(info)}, such as {_assignment(path, info)}"
     inner, key = _first_key(path, info.section)
     off = f"; or write {name}=null to switch it off" if info.optional else ""
     fix = f"give one of its keys a value, such as {_assignment(inner, key)}{off}"
     return f"no value; it is a section: {fix}"
+
+
+def _no_such(path: Path_) -> str:
+    """Return what to say of a key that the schema lacks: it is mistyped, or one of its own."""
+    *before, last = path
+    home = find_key(Spec, tuple(before))
+    section = home.section if home is not None else None if before else Spec
+    if section is not None:
+        return unknown_key(last, keys_of(section))
+    return f"no value; write {'.'.join(path)}=VALUE"
 
 
 def _first_key(path: Path_, section: type) -> tuple[Path_, KeyInfo]:
