@@ -219,6 +219,8 @@ def test_after_the_last_round_it_is_said_what_comes_next(tmp_path, waits):
         f"{folder}: {file} has changed since label.1 read it; type the same `run` command again, "
         "which ranks anew"
     )
+    run(load(tmp_path, PEOPLE), "label")
+    assert why().endswith("run` command again, which goes on with reward.1")
     go(tmp_path)
     assert "label.1 is done, and so is the run" in why()
 

@@ -91,23 +91,26 @@ def find_waiting(run: Path) -> Waiting:
         if done is None or not _ranks(done, collected.key):
             return _waiting(store, run, spec, node, collected)
         added = _added_to(run, node, done)
-    raise ToolkitError(f"{run}: {_after(run, labels[-1], added, nodes)}")
+    raise ToolkitError(f"{run}: {_after(run, labels[-1], added, nodes.values(), keys)}")
 
 
-def _after(run: Path, last: Node, added: Path | None, nodes: Iterable[str]) -> str:
+def _after(
+    run: Path, last: Node, added: Path | None, nodes: Iterable[Node], keys: Mapping[str, str]
+) -> str:
     """Return what comes when every round is ranked.
 
     Args:
         run: the run folder.
         last: the label stage of the last round.
         added: its file, where it has changed since the run read it.
-        nodes: names of all stages, in order.
+        nodes: all stages, in order.
+        keys: stage -> key that the last run wanted, up to the stage it was to end with.
     """
     store, again = Store(run), "type the same `run` command again"
     if added is not None:
         return f"{added} has changed since {last.name} read it; {again}, which ranks anew"
     done = f"nothing waits to be ranked any more: {last.name} is done"
-    ahead = next((name for name in nodes if store.done(name) is None), None)
+    ahead = next((node.name for node in nodes if not _is_current(store, node, keys)), None)
     if ahead is not None:
         return f"{done}; {again}, which goes on with {ahead}"
     return (
@@ -130,7 +133,7 @@ def _collected(store: Store, node: Node, collect: Node, keys: Mapping[str, str])
         ToolkitError: there are none, or they are of an earlier spec.
     """
     collected = store.done(collect.name)
-    if collected is None or not _is_current(store, collect, collected, keys):
+    if collected is None or not _is_current(store, collect, keys):
         state = "has not finished" if collected is None else "is of an earlier spec"
         raise ToolkitError(
             f"{node.name}: nothing to rank yet, {collect.name} {state}; type the `run` command, "
@@ -139,15 +142,17 @@ def _collected(store: Store, node: Node, collect: Node, keys: Mapping[str, str])
     return collected
 
 
-def _is_current(store: Store, node: Node, done: Done, keys: Mapping[str, str]) -> bool:
-    """Tell whether a result is what the last run wanted, made from the results that are there.
+def _is_current(store: Store, node: Node, keys: Mapping[str, str]) -> bool:
+    """Tell whether a stage's result is there, is what the last run wanted, and is of what is there.
 
     Args:
         store: of the run.
         node: the stage.
-        done: its result.
         keys: stage -> key that the last run wanted, up to the stage it was to end with.
     """
+    done = store.done(node.name)
+    if done is None:
+        return False
     read = {kind: store.done(name) for kind, name in node.inputs.items()}
     there = all(d is not None and done.parts["inputs"].get(k) == d.key for k, d in read.items())
     return there and done.key == keys.get(node.name, done.key)
