@@ -111,12 +111,13 @@ def test_an_export_says_who_gets_what_and_how_it_comes_back(waiting, tmp_path, c
         "nobody else (label.overlap 0.1)"
     )
     assert second == (
-        f"they are in no other export and not on the page, until {command} --import FILE` adds "
-        f"their rankings or {command} --release 'ann b'` takes them back"
+        f"what is for nobody else is in no other export and not on the page, until {command} "
+        f"--import FILE` adds its rankings or {command} --release 'ann b'` takes it back"
     )
     assert len(Desk(waiting).open_for("ann b")) == 8
     assert main(["label", "runs/x", "--release", "ann b"]) == 0
-    assert "goes to others again" in capsys.readouterr().out
+    said = "12 prompts that are out for ann b, in all files, are offered again\n"
+    assert capsys.readouterr().out == said
     assert len(Desk(waiting).open_for("ann b")) == 20
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from toolkit.label import transfer
 from toolkit.label.desk import Desk
 from toolkit.label.exported import Exports
 from toolkit.label.transfer import export_tasks, release
+from toolkit.pipeline.files import written_beside
 from toolkit.spec.errors import ToolkitError
 
 
@@ -66,7 +68,8 @@ def test_where_nothing_is_left_no_file_is_written_and_it_is_said_who_has_the_res
     assert str(caught.value) == (
         "nothing is left to export for cy: prompts that are out in exported files: 15 for ann, 5 "
         f"for bob; `python -m toolkit label {waiting.run} --import FILE` brings their rankings, "
-        f"`python -m toolkit label {waiting.run} --release NAME` offers them to others again"
+        f"`python -m toolkit label {waiting.run} --release NAME` offers them again, as where a "
+        "file is lost"
     )
     assert not (waiting.run / "cy.jsonl").exists()
 
@@ -83,12 +86,12 @@ def test_where_all_is_ranked_the_run_goes_on(make):
 def test_what_is_taken_back_goes_to_others_and_what_others_have_stays_with_them(make):
     waiting = make(overlap=0.0)
     ann, bob = export(waiting, "ann", 9), export(waiting, "bob", 6)
-    release(waiting, "ann")
+    assert release(waiting, "ann") == 9
     assert page(waiting, "cy") & (ann | bob) == ann
     with pytest.raises(ToolkitError) as caught:
         release(waiting, "ann")
     assert str(caught.value) == (
-        "--release ann: nothing was exported for that name; prompts are out for bob"
+        "--release ann: nothing is out for that name; prompts are out for bob"
     )
     assert export(waiting, "ann", name="again") >= ann
 
@@ -116,16 +119,48 @@ def test_what_came_back_is_not_out_any_more(make):
     assert desk.exported_text() == ""
 
 
-def test_exports_at_the_same_time_share_nothing(make, monkeypatch):
+def written_slowly(monkeypatch):
     def slowly(file, text):
         time.sleep(0.1)
-        file.write_text(text)
+        return written_beside(file, text)
 
-    monkeypatch.setattr(transfer, "write_text_atomic", slowly)
+    monkeypatch.setattr(transfer, "written_beside", slowly)
+
+
+def test_exports_at_the_same_time_share_nothing(make, monkeypatch):
+    written_slowly(monkeypatch)
     waiting = make(overlap=0.0)
     parts = at_the_same_time(lambda number: export(waiting, f"labeler {number}", 5))
     assert sorted(map(len, parts)) == [5, 5, 5, 5]
     assert len(set.union(*parts)) == 20
+
+
+def test_of_exports_to_one_file_at_the_same_time_the_first_stays(make, monkeypatch):
+    written_slowly(monkeypatch)
+    waiting = make(overlap=0.0)
+
+    def try_export(number):
+        try:
+            return export(waiting, f"labeler {number}", 4, "same")
+        except ToolkitError:
+            return set()
+
+    assert sorted(map(len, at_the_same_time(try_export))) == [0, 0, 0, 4]
+    assert sum(Desk(waiting).exported().values()) == 4
+
+
+def test_an_export_that_is_stopped_leaves_no_file_that_others_are_given_too(make, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    waiting = make(overlap=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export(waiting, "ann", 12)
+    assert list(waiting.run.glob("*ann*")) == []
+    assert Desk(waiting).exported() == {"ann": 12}
+    assert len(export(waiting, "bob")) == 8
 
 
 def test_an_export_that_cannot_be_noted_leaves_no_file(waiting, monkeypatch):
@@ -142,7 +177,13 @@ def test_exports_of_answers_that_were_collected_earlier_and_torn_lines_keep_noth
     waiting = make(overlap=0.0)
     path = Exports(waiting.file).path
     path.parent.mkdir()
-    path.write_text('{"labeler": "ann", "prompts": ["0123456789abcdef"]}\n{"labeler": "bob", "pro')
+    rows = [
+        '{"labeler": "ann", "prompts": ["0123456789abcdef"]}',
+        "5",
+        '{"prompts": []}',
+        '{"labeler": "bob", "pro',
+    ]
+    path.write_text("\n".join(rows))
     assert Desk(waiting).exported_text() == ""
     assert len(export(waiting, "cy")) == 20
     assert page(waiting, "ann") == set()

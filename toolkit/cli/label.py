@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--import", metavar="FILE", dest="ranked", help="add the rankings of a file, no page"
     )
     files.add_argument(
-        "--release", metavar="NAME", help="offer what was exported for NAME to others again"
+        "--release", metavar="NAME", help="offer again what is out in files for NAME"
     )
     parser.add_argument(
         "--count", metavar="N", type=_count, help="with --export: at most N prompts"
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if args.ranked is not None:
         return _import(waiting, args.ranked)
     if args.release is not None:
-        release(waiting, args.release)
-        print(f"what was exported for {args.release} and is not ranked goes to others again")
+        count = release(waiting, args.release)
+        print(f"{count} prompts that are out for {args.release}, in all files, are offered again")
         return 0
     labeler = _labeler(args.labeler)
     if args.export is not None:
@@ -96,8 +96,9 @@ def _export(waiting: Waiting, labeler: str, file: Path, most: int | None) -> int
         f"them for nobody else (label.overlap {waiting.spec.label.overlap:g})"
     )
     print(
-        f"they are in no other export and not on the page, until {command} --import FILE` adds "
-        f"their rankings or {command} --release {shlex.quote(labeler)}` takes them back"
+        f"what is for nobody else is in no other export and not on the page, until {command} "
+        f"--import FILE` adds its rankings or {command} --release {shlex.quote(labeler)}` takes "
+        "it back"
     )
     return 0
 

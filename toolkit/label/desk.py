@@ -7,6 +7,7 @@ answers, of the same and the answer, so no place on the page favours a model.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
@@ -73,23 +74,25 @@ class Desk:
         self.refresh()
         return [question for question in self._order(labeler) if self.is_open(question, labeler)]
 
+    def exported(self) -> dict[str, int]:
+        """Return how many prompts each labeler has in files, of those still to be ranked."""
+        self.refresh()
+        return Counter(
+            who
+            for question in self.questions
+            for who in self.exports.holders(question)
+            if self.is_wanted(question, who)
+        )
+
     def exported_text(self) -> str:
         """Say which prompts are out in files and not ranked yet; "" where none are."""
-        self.refresh()
-        numbers = {
-            who: sum(
-                who in self.exports.holders(question) and self.is_wanted(question, who)
-                for question in self.questions
-            )
-            for who in self.exports.labelers()
-        }
-        listed = ", ".join(f"{number} for {who}" for who, number in numbers.items() if number)
+        listed = ", ".join(f"{number} for {who}" for who, number in sorted(self.exported().items()))
         if not listed:
             return ""
         command = f"`python -m toolkit label {self.waiting.run}"
         return (
             f"prompts that are out in exported files: {listed}; {command} --import FILE` brings "
-            f"their rankings, {command} --release NAME` offers them to others again"
+            f"their rankings, {command} --release NAME` offers them again, as where a file is lost"
         )
 
     def shown(self, question: Question, labeler: str) -> list[str]:

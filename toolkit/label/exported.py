@@ -40,10 +40,6 @@ class Exports:
         """Return the labelers who have a prompt in a file."""
         return self._holders.get(question.name, frozenset())
 
-    def labelers(self) -> list[str]:
-        """Return everybody who has prompts in a file."""
-        return sorted({labeler for held in self._holders.values() for labeler in held})
-
     def add(self, labeler: str, questions: Iterable[Question]) -> None:
         """Note an export, on disk when this returns."""
         self._append({"labeler": labeler, "prompts": [question.name for question in questions]})
@@ -72,9 +68,11 @@ def _holders(lines: Iterable[bytes]) -> dict[str, set[str]]:
 
 
 def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the lines; one that a power cut tore is none."""
+    """Yield the records; a line that a power cut tore, or that an editor spoiled, is none."""
     for line in lines:
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except ValueError:
             continue
+        if isinstance(row, dict) and isinstance(row.get("labeler"), str):
+            yield row

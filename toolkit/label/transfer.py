@@ -14,8 +14,7 @@ from toolkit.data.records import Record as Ranking
 from toolkit.data.rows import read_rows
 from toolkit.label.book import append_rows, one_at_a_time
 from toolkit.label.desk import Desk
-from toolkit.label.exported import Exports
-from toolkit.pipeline.files import write_text_atomic
+from toolkit.pipeline.files import written_beside
 from toolkit.pipeline.people import Waiting
 from toolkit.spec.errors import DataError, ToolkitError
 
@@ -44,22 +43,22 @@ def export_tasks(waiting: Waiting, labeler: str, file: Path, most: int | None = 
         ToolkitError: nothing is left to rank, or the file is there already; people may have written
             their ranks into it.
     """
-    if file.exists():
-        raise ToolkitError(f"{file}: is there already and is not overwritten; choose another name")
     with one_at_a_time(waiting.file):
+        _refuse_to_overwrite(file)
         desk = Desk(waiting)
         questions = desk.open_for(labeler)[:most]
         if not questions:
             raise ToolkitError(_nothing_left(desk, labeler))
         tasks = [{"prompt": q.prompt, "responses": desk.shown(q, labeler)} for q in questions]
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(file, "".join(json.dumps(task) + "\n" for task in tasks))
-        try:
-            desk.exports.add(labeler, questions)
-        except OSError:
-            file.unlink()  # what is not noted would go to others too
-            raise
+        with written_beside(file, "".join(json.dumps(task) + "\n" for task in tasks)):
+            desk.exports.add(labeler, questions)  # first: a file that is there is noted
     return Exported(len(tasks), sum(not desk.is_shared(question) for question in questions))
+
+
+def _refuse_to_overwrite(file: Path) -> None:
+    if file.exists():
+        raise ToolkitError(f"{file}: is there already and is not overwritten; choose another name")
 
 
 def _nothing_left(desk: Desk, labeler: str) -> str:
@@ -68,19 +67,21 @@ def _nothing_left(desk: Desk, labeler: str) -> str:
     return f"nothing is left to export for {labeler}: {why}"
 
 
-def release(waiting: Waiting, labeler: str) -> None:
-    """Give what was exported for a labeler, and is not ranked, to others again.
+def release(waiting: Waiting, labeler: str) -> int:
+    """Offer what is out in a labeler's files again; return how many prompts that is.
 
     Raises:
-        ToolkitError: nothing was exported for them.
+        ToolkitError: nothing is out for them.
     """
     with one_at_a_time(waiting.file):
-        exports = Exports(waiting.file)
-        if labeler not in exports.labelers():
-            known = ", ".join(exports.labelers())
+        desk = Desk(waiting)
+        out = desk.exported()
+        if labeler not in out:
+            known = ", ".join(sorted(out))
             hint = f"prompts are out for {known}" if known else "no prompts are out in files"
-            raise ToolkitError(f"--release {labeler}: nothing was exported for that name; {hint}")
-        exports.release(labeler)
+            raise ToolkitError(f"--release {labeler}: nothing is out for that name; {hint}")
+        desk.exports.release(labeler)
+    return out[labeler]
 
 
 class Imported(NamedTuple):
