@@ -137,7 +137,7 @@ def test_two_rounds_are_ranked_on_the_page(spec, root, capsys):
     assert main(["explain", str(run), "label.2"]) == 0
     assert "  ranked/label.2.jsonl: " in capsys.readouterr().out
     assert main(["label", str(run)]) == 1
-    assert "everything is ranked" in capsys.readouterr().err
+    assert "label.2 is done, and so is the run" in capsys.readouterr().err
 
 
 def test_another_tools_rankings_are_imported_and_the_run_goes_on(spec, tmp_path, capsys):
@@ -145,7 +145,7 @@ def test_another_tools_rankings_are_imported_and_the_run_goes_on(spec, tmp_path,
     words = [str(spec), f"out={run}", "rounds=1", "ppo=null", "evaluate=null", "export=null"]
     assert main(["run", *words, "--until", "label"]) == 6
     assert main(["label", str(run), "--export", str(file)]) == 0
-    assert re.search(r"1\d prompts to rank for label\.1", capsys.readouterr().out)
+    assert re.search(r"1\d prompts for \S+ to rank for label\.1", capsys.readouterr().out)
     tasks = records(file)
     rows = [task | {"ranks": [1] * len(task["responses"]), "labeler": "ann"} for task in tasks]
     rows[0]["ranks"][0] = 0

@@ -10,6 +10,7 @@ import pytest
 from tests.label.served import make_waiting
 from toolkit.__main__ import main
 from toolkit.cli import label
+from toolkit.label.desk import Desk
 from toolkit.label.server import PageServer
 
 
@@ -95,6 +96,47 @@ def test_a_login_without_a_name_is_asked_for_one(waiting, opened, monkeypatch, c
 def test_a_folder_that_is_no_run_is_said(tmp_path, capsys):
     assert main(["label", str(tmp_path / "none")]) == 1
     assert "there is no such run folder" in capsys.readouterr().err
+
+
+def test_an_export_says_who_gets_what_and_how_it_comes_back(waiting, tmp_path, capsys):
+    words = ["label", "runs/x", "--labeler", "ann b", "--export", str(tmp_path / "ann.jsonl")]
+    assert main([*words, "--count", "12"]) == 0
+    command = f"`python -m toolkit label {waiting.run}"
+    shared = sum(map(Desk(waiting).is_shared, Desk(waiting).open_for("cy")))
+    first, second = capsys.readouterr().out.splitlines()
+    kept = int(first.partition("label.1, ")[2].split()[0])
+    assert 12 - shared <= kept <= 12
+    assert first == (
+        f"{tmp_path}/ann.jsonl: 12 prompts for ann b to rank for label.1, {kept} of them for "
+        "nobody else (label.overlap 0.1)"
+    )
+    assert second == (
+        f"what is for nobody else is in no other export and not on the page, until {command} "
+        f"--import FILE` adds its rankings or {command} --release 'ann b'` takes it back"
+    )
+    assert len(Desk(waiting).open_for("ann b")) == 8
+    assert main(["label", "runs/x", "--release", "ann b"]) == 0
+    said = "12 prompts that are out for ann b, in all files, are offered again\n"
+    assert capsys.readouterr().out == said
+    assert len(Desk(waiting).open_for("ann b")) == 20
+
+
+def test_a_page_says_at_its_start_what_is_out_in_files(waiting, opened, tmp_path, capsys):
+    assert main(["label", "runs/x", "--labeler", "ann", "--export", str(tmp_path / "a.jsonl")]) == 0
+    capsys.readouterr()
+    assert main(["label", "runs/x", "--port", "0"]) == 0
+    second = capsys.readouterr().out.splitlines()[1]
+    assert second.startswith("prompts that are out in exported files: 20 for ann; ")
+
+
+def test_a_count_is_of_an_export_and_at_least_one(waiting, capsys):
+    assert main(["label", "runs/x", "--count", "3"]) == 1
+    assert capsys.readouterr().err.endswith("add --export FILE\n")
+    for word in ("0", "-1", "many"):
+        with pytest.raises(SystemExit):
+            main(["label", "runs/x", "--export", "a", f"--count={word}"])
+        message = f"argument --count: expected a whole number of at least 1, got {word}\n"
+        assert capsys.readouterr().err.endswith(message)
 
 
 def test_export_and_import_exclude_each_other(waiting):

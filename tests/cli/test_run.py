@@ -12,6 +12,7 @@ from tests.pipeline.fakes import Stages, load
 from toolkit.__main__ import main
 from toolkit.cli import display
 from toolkit.data.scan import Scan
+from toolkit.pipeline import gpu
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageResult
 
@@ -70,6 +71,18 @@ def test_overrides_and_a_wrong_stage_name(tmp_path, stages, capsys):
     assert run(tmp_path, "sft.epochs=1", "--until", "sft") == 0
     assert run(tmp_path, "--until", "rewrad") == 2
     assert "this run has no stage 'rewrad'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["hardware.device=cuda"], ["--until", "rewrad"]])
+def test_what_cannot_run_is_refused_before_there_is_a_folder(
+    tmp_path, stages, capsys, monkeypatch, words
+):
+    monkeypatch.setattr(gpu, "find_gpu", lambda: "no NVIDIA GPU is here")
+    refused = {"hardware.device=cuda": 4, "--until": 2}[words[0]]
+    assert run(tmp_path, f"out={tmp_path}/new/folder", *words) == refused
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.yaml"]
+    assert stages.ran == []
 
 
 def test_plain_lines_are_few_and_hold_the_figures(monkeypatch):

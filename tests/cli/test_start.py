@@ -38,18 +38,25 @@ def test_no_heavy_package_is_imported(command: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "loaded:"
 
 
+def test_the_version_is_said_without_a_heavy_package(tmp_path: Path) -> None:
+    done = run_cold(["--version"], tmp_path)
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("rlhf-toolkit ")
+    assert last == "loaded:"
+
+
 def test_the_ranking_page_imports_no_heavy_package(tmp_path: Path) -> None:
     done = run_cold(["label", "nowhere"], tmp_path)
     assert "there is no such run folder" in done.stderr
     assert done.stdout.splitlines() == ["loaded:"]
 
 
-@pytest.mark.parametrize("command", ["check", "plan"])
-def test_check_and_plan_answer_in_under_a_second(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["check", "spec.yaml"], ["plan", "spec.yaml"], ["--version"]])
+def test_check_plan_and_version_answer_in_under_a_second(words: list[str], tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        assert run_cold([command, "spec.yaml"], tmp_path).returncode == 0
+        assert run_cold(words, tmp_path).returncode == 0
         seconds.append(time.perf_counter() - start)
     # The best of three: other work on the machine must not fail this.
     assert min(seconds) < 1.0, seconds

@@ -39,7 +39,7 @@ PYTHON: dict[str, Floor] = {
     "toolkit.pipeline": Floor(
         "toolkit.stages! toolkit.stages.context toolkit.data.scan toolkit.data.tasks"
         " toolkit.data.oracle toolkit.data.formats toolkit.data.mixture toolkit.data.collected"
-        " toolkit.spec toolkit!",
+        " toolkit.data.lines toolkit.spec toolkit!",
         light=True,
     ),
     # The door: inside `execute` is the one place where the floors above may load torch.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,18 @@ def make_waiting(folder: Path, samples: list[dict[str, Any]] = SAMPLES, **label:
 def records(file: Path) -> list[dict[str, Any]]:
     """Read the file of rankings."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def at_the_same_time(work: Callable[[int], Any], times: int = 4) -> list[Any]:
+    """Do something in several threads that begin together; return what each gave."""
+    gate = threading.Barrier(times)
+
+    def begin(number: int) -> Any:
+        gate.wait(timeout=20)
+        return work(number)
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(begin, range(times)))
 
 
 @dataclass

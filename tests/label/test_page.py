@@ -9,6 +9,7 @@ import pytest
 from tests.label.browser import Browser
 from tests.label.served import EVIL, make_waiting, records, served
 from toolkit.label.page import Page, render_page
+from toolkit.label.transfer import export_tasks
 from toolkit.pipeline.people import Waiting
 
 READY = "document.getElementById('sheet')?.hidden === false"
@@ -206,6 +207,19 @@ def test_a_labeler_is_told_that_the_run_has_gone_on(browser, waiting, monkeypatc
         browser.press("s")
         browser.wait(SAID, "Skipped: it comes again later.")
         assert not browser.look(hidden)
+
+
+@pytest.mark.slow
+def test_a_labeler_is_told_that_the_rest_is_out_in_files(browser, make, tmp_path):
+    waiting = make(overlap=0.0)
+    export_tasks(waiting, EVIL, tmp_path / "tasks.jsonl")
+    with served(waiting) as client:
+        browser.open(client.server.url)
+        browser.wait("document.getElementById('done')?.hidden", False)
+        said = browser.look("document.getElementById('done-text').textContent")
+    out = f"There are prompts that are out in exported files: 20 for {EVIL}; "
+    assert said.startswith(f"0 of 20 prompts are ranked. {out}")
+    assert browser.complaints == []
 
 
 @pytest.mark.slow

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 
-from tests.label.served import records
+from tests.label.served import at_the_same_time, records
 from toolkit.data.collected import read_own
+from toolkit.label import transfer
+from toolkit.label.book import append_rows
 from toolkit.label.desk import Desk
-from toolkit.label.transfer import export_tasks, import_rankings
+from toolkit.label.transfer import export_tasks, import_rankings, release
 from toolkit.spec.errors import DataError, ToolkitError
 
 
-def exported(waiting, folder, labeler="ann"):
+def exported(waiting, folder, labeler="ann", most=None):
     (folder / "tasks.jsonl").unlink(missing_ok=True)
-    export_tasks(waiting, labeler, folder / "tasks.jsonl")
+    export_tasks(waiting, labeler, folder / "tasks.jsonl", most)
     return records(folder / "tasks.jsonl")
 
 
@@ -27,11 +31,10 @@ def ranked(folder, tasks, **more):
 
 
 def test_an_export_is_what_the_page_shows(waiting, tmp_path):
-    tasks = exported(waiting, tmp_path)
     desk = Desk(waiting)
-    assert [(t["prompt"], t["responses"]) for t in tasks] == [
-        (q.prompt, desk.shown(q, "ann")) for q in desk.open_for("ann")
-    ]
+    shown = [(q.prompt, desk.shown(q, "ann")) for q in desk.open_for("ann")]
+    tasks = exported(waiting, tmp_path)
+    assert [(t["prompt"], t["responses"]) for t in tasks] == shown
     assert {name for task in tasks for name in task} == {"prompt", "responses"}
 
 
@@ -41,6 +44,7 @@ def test_what_went_out_comes_back_and_twice_is_once(waiting, tmp_path):
     assert import_rankings(waiting, file)[:2] == (15, 0)
     assert import_rankings(waiting, file)[:2] == (0, 15)
     assert records(waiting.file) == records(tmp_path / "ranked.jsonl")
+    release(waiting, "ann")
     assert len(exported(waiting, tmp_path)) == 5
     assert import_rankings(waiting, ranked(tmp_path, tasks, labeler="ann"))[:2] == (20, 0)
 
@@ -117,7 +121,7 @@ def test_one_ranking_of_what_was_never_collected_is_enough_to_add_nothing(waitin
 
 
 def test_an_export_makes_the_folder_it_is_to_lie_in(waiting, tmp_path):
-    assert export_tasks(waiting, "ann", tmp_path / "new" / "tasks.jsonl") == 20
+    assert export_tasks(waiting, "ann", tmp_path / "new" / "tasks.jsonl").prompts == 20
 
 
 def test_pairs_of_one_labeler_about_one_prompt_all_count(waiting, tmp_path):
@@ -140,3 +144,17 @@ def test_contradictions_are_told(waiting, tmp_path):
     file = ranked(tmp_path, [task, pair], labeler="a")
     (warning,) = import_rankings(waiting, file).warnings
     assert "ranked both ways by the same labeler" in warning
+
+
+def test_rankings_without_a_name_that_are_imported_twice_at_once_are_added_once(
+    waiting, tmp_path, monkeypatch
+):
+    def slowly(path, rows):
+        time.sleep(0.1)
+        append_rows(path, rows)
+
+    file = ranked(tmp_path, exported(waiting, tmp_path))
+    monkeypatch.setattr(transfer, "append_rows", slowly)
+    done = at_the_same_time(lambda number: import_rankings(waiting, file))
+    assert sorted(each.added for each in done) == [0, 0, 0, 20]
+    assert records(waiting.file) == records(Path(file))

@@ -190,8 +190,39 @@ def test_the_round_that_waits_is_found(tmp_path, waits):
     assert find_waiting(folder).file == folder / "ranked/label.2.jsonl"
     rank(tmp_path, range(10), stage="label.2")
     go(tmp_path, "rounds=2")
-    with pytest.raises(ToolkitError, match="everything is ranked; type the same `run` command"):
+    with pytest.raises(ToolkitError, match=r"any more: label\.2 is done, and so is the run"):
         find_waiting(folder)
+
+
+def test_after_the_last_round_it_is_said_what_comes_next(tmp_path, waits):
+    folder = tmp_path / "runs"
+    file = rank(tmp_path, range(10))
+    run(load(tmp_path, PEOPLE), "label")
+
+    def why():
+        with pytest.raises(ToolkitError) as caught:
+            find_waiting(folder)
+        return str(caught.value)
+
+    assert why() == (
+        f"{folder}: nothing waits to be ranked any more: label.1 is done; type the same `run` "
+        "command again, which goes on with reward.1"
+    )
+    go(tmp_path)
+    assert why() == (
+        f"{folder}: nothing waits to be ranked any more: label.1 is done, and so is the run; "
+        f"`python -m toolkit report {folder}` shows how it came out; to add or correct a ranking, "
+        f"append it to {file} and type the same `run` command again"
+    )
+    rank(tmp_path, [3], labeler="bob")
+    assert why() == (
+        f"{folder}: {file} has changed since label.1 read it; type the same `run` command again, "
+        "which ranks anew"
+    )
+    run(load(tmp_path, PEOPLE), "label")
+    assert why().endswith("run` command again, which goes on with reward.1")
+    go(tmp_path)
+    assert "label.1 is done, and so is the run" in why()
 
 
 def test_a_later_round_is_not_ranked_before_the_run_has_taken_what_was_added_to_an_earlier(

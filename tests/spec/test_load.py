@@ -104,7 +104,7 @@ def test_sources_of_a_file_replace_and_one_of_the_command_line_adds(write: Write
     [
         ("ppo.kl.coeff=0.1", 'command line  ppo.kl.coeff  unknown key; did you mean "coef"?'),
         ("ppo.kl.coef", 'expected key=value such as ppo.kl.coef=0.05, got "ppo.kl.coef"'),
-        ("ppo.kl.coef=", "no value; write null to switch a key off"),
+        ("ppo.kl.coef=", "no value; expected: number, at least 0, such as ppo.kl.coef=0.02"),
         ("ppo.kl.coef=[1", "quote it"),
         ("seed.x=1", "expected a whole number, got a section"),
         ("extends=tyny", 'no preset "tyny"; did you mean "tiny"?'),

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from tests.end_to_end import done, run_tiny
+from toolkit.data.lines import read_records
 from toolkit.stages.elements import as_elements
-from toolkit.stages.shared import read_records
 
 RECORD = {
     "prompt": "p", "prompt_ids": [1], "responses_ids": [[2], [3], [4]], "ranks": [1, 2, 2],

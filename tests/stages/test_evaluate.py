@@ -7,6 +7,7 @@ import pytest
 
 from tests.end_to_end import run_tiny
 from tests.stages.test_kernels_used import context
+from toolkit.data.lines import read_records
 from toolkit.data.oracle import load_oracle
 from toolkit.data.tasks.base import Cloze
 from toolkit.models.heads import Policy
@@ -14,7 +15,7 @@ from toolkit.spec.errors import StageFailed
 from toolkit.stages import skills
 from toolkit.stages.contestants import contestants, few_shot
 from toolkit.stages.evaluate import Evaluate
-from toolkit.stages.shared import read_records, text_of
+from toolkit.stages.shared import text_of
 from toolkit.training.random import Stream
 
 MORE = (

@@ -6,13 +6,14 @@ import argparse
 import errno
 import getpass
 import os
+import shlex
 import sys
 import webbrowser
 from pathlib import Path
 
 from toolkit.label.desk import Desk, Refused, check_labeler
 from toolkit.label.server import ADDRESS, PORT, PageServer
-from toolkit.label.transfer import export_tasks, import_rankings
+from toolkit.label.transfer import export_tasks, import_rankings, release
 from toolkit.pipeline.people import Waiting, find_waiting, ranked_so_far
 from toolkit.spec.errors import ToolkitError
 
@@ -27,11 +28,15 @@ address there: ssh -L 8420:127.0.0.1:8420 MACHINE. Several people may rank, on o
 other or at the same time: each prompt goes to one of them, a share label.overlap to all.
 
 With another labelling tool, --export writes what is to rank, and --import checks and adds a file of
-{"prompt", "responses", "ranks", "labeler"}, a line for each ranking."""
+{"prompt", "responses", "ranks", "labeler"}, a line for each ranking. What is exported is kept for
+--labeler: the page and other exports leave it out, apart from the share label.overlap, which
+everybody gets. For several labelers, export --count prompts for each; --release takes back what is
+not ranked."""
 
 EXAMPLES = """  python -m toolkit label runs/helpful
   python -m toolkit label runs/helpful --labeler ann --port 8421 --no-browser
   python -m toolkit label runs/helpful --export tasks.jsonl
+  python -m toolkit label runs/helpful --labeler ann --export ann.jsonl --count 200
   python -m toolkit label runs/helpful --import ranked.jsonl"""
 
 
@@ -52,22 +57,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--import", metavar="FILE", dest="ranked", help="add the rankings of a file, no page"
     )
+    files.add_argument(
+        "--release", metavar="NAME", help="offer again what is out in files for NAME"
+    )
+    parser.add_argument(
+        "--count", metavar="N", type=_count, help="with --export: at most N prompts"
+    )
+
+
+def _count(word: str) -> int:
+    if word.isdecimal() and int(word) > 0:
+        return int(word)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {word}")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C, or export, or import."""
+    """Serve the page until Ctrl-C, or export, import or release."""
+    if args.count is not None and args.export is None:
+        raise ToolkitError("--count: says how many prompts --export writes; add --export FILE")
     waiting = find_waiting(args.run)
     if args.ranked is not None:
         return _import(waiting, args.ranked)
+    if args.release is not None:
+        count = release(waiting, args.release)
+        print(f"{count} prompts that are out for {args.release}, in all files, are offered again")
+        return 0
     labeler = _labeler(args.labeler)
     if args.export is not None:
-        count = export_tasks(waiting, labeler, args.export)
-        print(
-            f"{args.export}: {count} prompts to rank for {waiting.stage}; bring the rankings back"
-        )
-        print(f"with `python -m toolkit label {args.run} --import FILE`")
-        return 0
+        return _export(waiting, labeler, args.export, args.count)
     return _serve(waiting, labeler, args.port, browse=not args.no_browser)
+
+
+def _export(waiting: Waiting, labeler: str, file: Path, most: int | None) -> int:
+    done = export_tasks(waiting, labeler, file, most)
+    command = f"`python -m toolkit label {waiting.run}"
+    print(
+        f"{file}: {done.prompts} prompts for {labeler} to rank for {waiting.stage}, {done.kept} of "
+        f"them for nobody else (label.overlap {waiting.spec.label.overlap:g})"
+    )
+    print(
+        f"what is for nobody else is in no other export and not on the page, until {command} "
+        f"--import FILE` adds its rankings or {command} --release {shlex.quote(labeler)}` takes "
+        "it back"
+    )
+    return 0
 
 
 def _import(waiting: Waiting, file: str) -> int:
@@ -99,6 +132,8 @@ def _labeler(given: str | None) -> str:
 def _serve(waiting: Waiting, labeler: str, port: int | None, *, browse: bool) -> int:
     server = _listen(Desk(waiting), labeler, port)
     print(f"{waiting.stage} of {waiting.run}: {server.desk.progress()}")
+    if out := server.desk.exported_text():
+        print(out)
     print(f"the page is at {server.url}  (Ctrl-C ends it; every saved ranking is kept)", flush=True)
     try:
         if browse and _has_screen():

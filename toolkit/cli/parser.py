@@ -54,7 +54,7 @@ def overview() -> str:
         "commands:",
         *(f"  {name:<{width}}{summary}" for name, (_, summary) in COMMANDS.items()),
         "",
-        f"`{PROGRAM} COMMAND --help` explains a command.",
+        f"`{PROGRAM} COMMAND --help` explains a command; `--version` says what is installed.",
         "",
         "start:",
         f"  {PROGRAM} new my.yaml --from quickstart",
@@ -74,6 +74,11 @@ def dispatch(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if argv else 2
+    if argv[0] == "--version":
+        from toolkit.cli.version import version_text
+
+        print(version_text())
+        return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         near = nearest_name(name, COMMANDS)

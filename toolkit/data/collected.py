@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Question:
     prompt: str
     answers: tuple[str, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A digest of the texts: what a page and a server agree on, whoever was restarted."""
         texts = json.dumps([self.prompt, *self.answers]).encode("ascii")

@@ -10,7 +10,8 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -65,6 +66,21 @@ def _end_of_lines(handle: int) -> int:
         return end
     _write_at(handle, b"\n", size)  # whole, from an editor that ends no last line
     return size + 1
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other import or export of a run's own file of rankings is on its way.
+
+    A lock of its own: the file's is held for as long as a line takes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 class Book:

@@ -7,12 +7,14 @@ answers, of the same and the answer, so no place on the page favours a model.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
 from toolkit.data.collected import Progress, Question, questions_of
 from toolkit.data.seeds import digest_int, share
 from toolkit.label.book import Book
+from toolkit.label.exported import Exports
 from toolkit.pipeline.people import Waiting
 
 LONGEST_NAME = 100
@@ -27,7 +29,7 @@ class Desk:
 
     A share `label.overlap` of the prompts goes to everybody. Each other one is offered until
     somebody has ranked it; labelers meet the prompts in different orders, so that two at the same
-    time rarely have the same one.
+    time rarely have the same one. What is out in a file is in no other, and not on the page.
     """
 
     def __init__(self, waiting: Waiting) -> None:
@@ -36,11 +38,17 @@ class Desk:
         self.questions = questions_of(waiting.samples)
         self.by_name = {question.name: question for question in self.questions}
         self.book = Book(waiting.file, self.questions)
+        self.exports = Exports(waiting.file)
         self._order = lru_cache(maxsize=64)(self._make_order)
+
+    def refresh(self) -> None:
+        """Look at what others have ranked and exported since."""
+        self.book.refresh()
+        self.exports.refresh()
 
     def progress(self) -> Progress:
         """Count what is ranked, by anybody."""
-        self.book.refresh()
+        self.refresh()
         ranked = sum(self.book.is_ranked(question) for question in self.questions)
         return Progress(ranked, len(self.questions))
 
@@ -49,16 +57,43 @@ class Desk:
         place = (self.waiting.spec.seed, self.waiting.stage, question.number)
         return share(*place, "overlap") < self.settings.overlap
 
-    def is_open(self, question: Question, labeler: str) -> bool:
-        """Tell whether a labeler is to rank this prompt."""
+    def is_wanted(self, question: Question, labeler: str) -> bool:
+        """Tell whether a ranking of this prompt by this labeler is still to be had."""
         if self.is_shared(question):
             return self.book.by(labeler, question) is None
         return not self.book.is_ranked(question)
 
+    def is_open(self, question: Question, labeler: str) -> bool:
+        """Tell whether a labeler is to rank this prompt, on the page or in a file."""
+        out = self.exports.holders(question)
+        held = labeler in out if self.is_shared(question) else bool(out)
+        return not held and self.is_wanted(question, labeler)
+
     def open_for(self, labeler: str) -> list[Question]:
         """Return what a labeler is to rank, in their order."""
-        self.book.refresh()
+        self.refresh()
         return [question for question in self._order(labeler) if self.is_open(question, labeler)]
+
+    def exported(self) -> dict[str, int]:
+        """Return how many prompts each labeler has in files, of those still to be ranked."""
+        self.refresh()
+        return Counter(
+            who
+            for question in self.questions
+            for who in self.exports.holders(question)
+            if self.is_wanted(question, who)
+        )
+
+    def exported_text(self) -> str:
+        """Say which prompts are out in files and not ranked yet; "" where none are."""
+        listed = ", ".join(f"{number} for {who}" for who, number in sorted(self.exported().items()))
+        if not listed:
+            return ""
+        command = f"`python -m toolkit label {self.waiting.run}"
+        return (
+            f"prompts that are out in exported files: {listed}; {command} --import FILE` brings "
+            f"their rankings, {command} --release NAME` offers them again, as where a file is lost"
+        )
 
     def shown(self, question: Question, labeler: str) -> list[str]:
         """Return the answers in the order in which a labeler sees them."""
@@ -98,7 +133,9 @@ class Desk:
             "mine": mine,
             "previous": before.name if before is not None else None,
         }
-        return known | (self._sheet(question, labeler) if question is not None else {"id": None})
+        if question is None:
+            return known | {"id": None, "exported": self.exported_text()}
+        return known | self._sheet(question, labeler)
 
     def _sheet(self, question: Question, labeler: str) -> dict[str, Any]:
         answers, given = self.shown(question, labeler), self.book.by(labeler, question)

@@ -62,7 +62,8 @@ function show(found) {
   at("taken").hidden = !found.taken;
   if (found.id === null) {
     const enough = found.enough ? " That is enough: type the `run` command again to go on." : "";
-    at("done-text").textContent = many + "." + (found.taken ? "" : enough);
+    const away = found.exported ? " There are " + found.exported + "." : "";
+    at("done-text").textContent = many + "." + (found.taken ? "" : enough) + away;
     at("done-title").focus();
     return;
   }

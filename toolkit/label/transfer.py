@@ -12,32 +12,76 @@ from toolkit.data.contradictions import contradictions
 from toolkit.data.formats import read_collected_rankings, shorten
 from toolkit.data.records import Record as Ranking
 from toolkit.data.rows import read_rows
-from toolkit.label.book import append_rows
+from toolkit.label.book import append_rows, one_at_a_time
 from toolkit.label.desk import Desk
-from toolkit.pipeline.files import write_text_atomic
+from toolkit.pipeline.files import written_beside
 from toolkit.pipeline.people import Waiting
 from toolkit.spec.errors import DataError, ToolkitError
 
 
-def export_tasks(waiting: Waiting, labeler: str, file: Path) -> int:
-    """Write what a labeler is still to rank, and return how many prompts that is.
+class Exported(NamedTuple):
+    """How many prompts a file got, and how many of them nobody else gets."""
+
+    prompts: int
+    kept: int
+
+
+def export_tasks(waiting: Waiting, labeler: str, file: Path, most: int | None = None) -> Exported:
+    """Write what a labeler is to rank, which is then in no other export and not on the page.
 
     A line is {"prompt", "responses"}, in the order of the page: the answers are shuffled, each text
-    is there once, and nothing says which model gave it.
+    is there once, and nothing says which model gave it. What `label.overlap` shares goes to each
+    labeler once.
+
+    Args:
+        waiting: the stage that waits.
+        labeler: who is to rank.
+        file: to write.
+        most: prompts; None: all there are.
 
     Raises:
-        ToolkitError: the file is there already; people may have written their ranks into it.
+        ToolkitError: nothing is left to rank, or the file is there already; people may have written
+            their ranks into it.
     """
+    with one_at_a_time(waiting.file):
+        _refuse_to_overwrite(file)
+        desk = Desk(waiting)
+        questions = desk.open_for(labeler)[:most]
+        if not questions:
+            raise ToolkitError(_nothing_left(desk, labeler))
+        tasks = [{"prompt": q.prompt, "responses": desk.shown(q, labeler)} for q in questions]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_beside(file, "".join(json.dumps(task) + "\n" for task in tasks)):
+            desk.exports.add(labeler, questions)  # first: a file that is there is noted
+    return Exported(len(tasks), sum(not desk.is_shared(question) for question in questions))
+
+
+def _refuse_to_overwrite(file: Path) -> None:
     if file.exists():
         raise ToolkitError(f"{file}: is there already and is not overwritten; choose another name")
-    desk = Desk(waiting)
-    tasks = [
-        {"prompt": question.prompt, "responses": desk.shown(question, labeler)}
-        for question in desk.open_for(labeler)
-    ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(file, "".join(json.dumps(task) + "\n" for task in tasks))
-    return len(tasks)
+
+
+def _nothing_left(desk: Desk, labeler: str) -> str:
+    out = desk.exported_text()
+    why = out or "every prompt is ranked; type the `run` command again to go on"
+    return f"nothing is left to export for {labeler}: {why}"
+
+
+def release(waiting: Waiting, labeler: str) -> int:
+    """Offer what is out in a labeler's files again; return how many prompts that is.
+
+    Raises:
+        ToolkitError: nothing is out for them.
+    """
+    with one_at_a_time(waiting.file):
+        desk = Desk(waiting)
+        out = desk.exported()
+        if labeler not in out:
+            known = ", ".join(sorted(out))
+            hint = f"prompts are out for {known}" if known else "no prompts are out in files"
+            raise ToolkitError(f"--release {labeler}: nothing is out for that name; {hint}")
+        desk.exports.release(labeler)
+    return out[labeler]
 
 
 class Imported(NamedTuple):
@@ -59,12 +103,13 @@ def import_rankings(waiting: Waiting, file: str) -> Imported:
     _, strangers = place(read, waiting.samples)
     if read.problems or strangers:
         raise DataError([*read.problems, *shorten(strangers, fix="")])
-    there = _everything_in(waiting)
-    known, warnings = _contents(there), _warnings(file, read.records, there)
-    new = {ranking.line for ranking in read.records if _content(ranking) not in known}
-    added = [row.value for row in read_rows(file) if row.value is not None and row.line in new]
-    if added:
-        append_rows(waiting.file, added)
+    with one_at_a_time(waiting.file):
+        there = _everything_in(waiting)
+        known, warnings = _contents(there), _warnings(file, read.records, there)
+        new = {ranking.line for ranking in read.records if _content(ranking) not in known}
+        added = [row.value for row in read_rows(file) if row.value is not None and row.line in new]
+        if added:
+            append_rows(waiting.file, added)
     return Imported(len(added), read.read - len(added), warnings)
 
 

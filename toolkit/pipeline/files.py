@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,22 @@ def fsync_tree(folder: Path) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader or a crash sees the old file or the new one."""
+    with written_beside(path, text):
+        pass
+
+
+@contextmanager
+def written_beside(path: Path, text: str) -> Iterator[None]:
+    """Write `text` beside `path`; it takes its place after the block, if that raises nothing."""
     beside = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        yield
         beside.replace(path)
-    except OSError:
+    except BaseException:
         beside.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)

@@ -91,11 +91,16 @@ def torch_cuda() -> str | None:
     return found[1] if found else None
 
 
-def kernels_have_cuda() -> bool:
-    """Say whether the native module of `rlhf_kernels` holds device code."""
+def kernel_files() -> list[Path]:
+    """Return the files of the native module of `rlhf_kernels`; [] where it is not built."""
     spec = importlib.util.find_spec("rlhf_kernels")
     folders = spec.submodule_search_locations if spec is not None else None
-    return any(_marked(path) for f in folders or () for path in sorted(Path(f).glob("_C*.so")))
+    return [path for folder in folders or () for path in sorted(Path(folder).glob("_C*.so"))]
+
+
+def kernels_have_cuda() -> bool:
+    """Say whether the native module of `rlhf_kernels` holds device code."""
+    return any(map(_marked, kernel_files()))
 
 
 def _marked(path: Path) -> bool:

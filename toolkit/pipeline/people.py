@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.collected import Progress, progress_of, read_own
+from toolkit.data.lines import read_records
 from toolkit.pipeline.decide import Decision
 from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.files import read_json
@@ -79,7 +79,8 @@ def find_waiting(run: Path) -> Waiting:
     store, keys = Store(run), (read_json(run / "lock.json") or {}).get("keys") or {}
     nodes = {node.name: node for node in build_graph(spec)}
     added: Path | None = None
-    for node in (node for node in nodes.values() if node.kind == "label"):
+    labels = [node for node in nodes.values() if node.kind == "label"]
+    for node in labels:
         if added is not None:
             raise ToolkitError(
                 f"{added}: has changed since the run read it, so what {node.name} ranks may be "
@@ -90,7 +91,32 @@ def find_waiting(run: Path) -> Waiting:
         if done is None or not _ranks(done, collected.key):
             return _waiting(store, run, spec, node, collected)
         added = _added_to(run, node, done)
-    raise ToolkitError(f"{run}: everything is ranked; type the same `run` command again to go on")
+    raise ToolkitError(f"{run}: {_after(run, labels[-1], added, nodes.values(), keys)}")
+
+
+def _after(
+    run: Path, last: Node, added: Path | None, nodes: Iterable[Node], keys: Mapping[str, str]
+) -> str:
+    """Return what comes when every round is ranked.
+
+    Args:
+        run: the run folder.
+        last: the label stage of the last round.
+        added: its file, where it has changed since the run read it.
+        nodes: all stages, in order.
+        keys: stage -> key that the last run wanted, up to the stage it was to end with.
+    """
+    store, again = Store(run), "type the same `run` command again"
+    if added is not None:
+        return f"{added} has changed since {last.name} read it; {again}, which ranks anew"
+    done = f"nothing waits to be ranked any more: {last.name} is done"
+    ahead = next((node.name for node in nodes if not _is_current(store, node, keys)), None)
+    if ahead is not None:
+        return f"{done}; {again}, which goes on with {ahead}"
+    return (
+        f"{done}, and so is the run; `python -m toolkit report {run}` shows how it came out; to "
+        f"add or correct a ranking, append it to {run / own_rankings(last.name)} and {again}"
+    )
 
 
 def _added_to(run: Path, node: Node, done: Done) -> Path | None:
@@ -107,7 +133,7 @@ def _collected(store: Store, node: Node, collect: Node, keys: Mapping[str, str])
         ToolkitError: there are none, or they are of an earlier spec.
     """
     collected = store.done(collect.name)
-    if collected is None or not _is_current(store, collect, collected, keys):
+    if collected is None or not _is_current(store, collect, keys):
         state = "has not finished" if collected is None else "is of an earlier spec"
         raise ToolkitError(
             f"{node.name}: nothing to rank yet, {collect.name} {state}; type the `run` command, "
@@ -116,15 +142,17 @@ def _collected(store: Store, node: Node, collect: Node, keys: Mapping[str, str])
     return collected
 
 
-def _is_current(store: Store, node: Node, done: Done, keys: Mapping[str, str]) -> bool:
-    """Tell whether a result is what the last run wanted, made from the results that are there.
+def _is_current(store: Store, node: Node, keys: Mapping[str, str]) -> bool:
+    """Tell whether a stage's result is there, is what the last run wanted, and is of what is there.
 
     Args:
         store: of the run.
         node: the stage.
-        done: its result.
         keys: stage -> key that the last run wanted, up to the stage it was to end with.
     """
+    done = store.done(node.name)
+    if done is None:
+        return False
     read = {kind: store.done(name) for kind, name in node.inputs.items()}
     there = all(d is not None and done.parts["inputs"].get(k) == d.key for k, d in read.items())
     return there and done.key == keys.get(node.name, done.key)
@@ -145,8 +173,7 @@ def _waiting(store: Store, run: Path, spec: Spec, node: Node, collected: Done) -
 
 
 def _samples(store: Store, name: str) -> list[dict[str, Any]]:
-    with (store.folder(name) / "samples.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return read_records(store.folder(name) / "samples.jsonl")
 
 
 def waiting_text(spec: Spec, decision: Decision) -> str:

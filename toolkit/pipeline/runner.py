@@ -76,11 +76,13 @@ def run(
         display: who shows the progress; None: nobody.
 
     Raises:
-        ToolkitError: another process writes this folder; a stage failed, its gate did not hold, or
-            it waits for labels.
+        ToolkitError: it names no stage or a device that cannot be used, and no folder is made;
+            another process writes this folder; a stage failed, its gate did not hold, or it waits
+            for labels.
     """
     folder = Path(loaded.spec.out)
     chosen_nodes(loaded.spec, until)
+    resolve_machine(loaded.spec.hardware)
     make_folder(folder)
     show = display or Silent()
     with only_writer(folder):

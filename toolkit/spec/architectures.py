@@ -14,6 +14,9 @@ _COMMON = {"attn_implementation", "head_dim", "num_labels", "rope_theta", "rope_
 _TYPE = re.compile(r'"([\w.-]+)"[,:]\s*"\w+Config"\s*[,)}]')
 """An entry of transformers' tables, ("gpt2", "GPT2Config") or "gpt2": "GPT2Config"."""
 
+_CLASS = re.compile(r'"([\w.-]+)"[,:]\s*"')
+"""The same with a model's class."""
+
 
 @functools.cache
 def _package() -> Path | None:
@@ -44,6 +47,24 @@ def model_types() -> frozenset[str]:
     tables = [file for file in files if file.stem in ("auto_mappings", "configuration_auto")]
     texts = [file.read_text(encoding="utf-8") for file in tables]
     return frozenset(name for text in texts for name in _TYPE.findall(text))
+
+
+@functools.cache
+def types_with(head: str) -> frozenset[str]:
+    """Return every `model_type` that transformers has a model with this head of.
+
+    Empty when it is not installed, or keeps its tables elsewhere.
+
+    Args:
+        head: of one of its tables, such as CAUSAL_LM.
+    """
+    package = _package()
+    file = package / "models" / "auto" / "modeling_auto.py" if package is not None else None
+    if file is None or not file.is_file():
+        return frozenset()
+    text = file.read_text(encoding="utf-8")
+    table = re.search(rf"^MODEL_FOR_{head}_MAPPING_NAMES\b.*?^\)", text, re.DOTALL | re.MULTILINE)
+    return frozenset(_CLASS.findall(table[0])) if table else frozenset()
 
 
 def config_keys(architecture: str) -> frozenset[str]:

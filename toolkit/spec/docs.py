@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any, get_args, get_origin
+from typing import Any
 
-import yaml
-
+from toolkit.spec.expected import inline, type_text
 from toolkit.spec.layers import PRESETS, preset_names
 from toolkit.spec.schema import Spec
-from toolkit.spec.vocabulary import KeyInfo, all_paths, keys_of, plain
-from toolkit.spec.walk import range_text
+from toolkit.spec.vocabulary import KeyInfo, all_paths, keys_of
 from toolkit.spec.yaml_tree import read_layer
 
 _HEAD = """# The spec
@@ -68,7 +66,7 @@ def _table(
             yield f"| `{name}` | section | | " + "| " * len(names) + f"{info.text} |"
             continue
         value = getattr(default, name) if default is not None else info.default
-        cells = [f"`{name}`", _type_text(info), _code(value)]
+        cells = [f"`{name}`", type_text(info), _code(value)]
         cells += [_preset_cell(tree, (*path, name)) for tree in presets.values()]
         yield "| " + " | ".join([*cells, info.text.replace("|", "\\|")]) + " |"
 
@@ -82,39 +80,7 @@ def _preset_cell(tree: Any, path: tuple[str, ...]) -> str:
 
 
 def _code(value: Any) -> str:
-    text = yaml.safe_dump(plain(value), default_flow_style=True, width=float("inf"))
-    text = text.removesuffix("\n").removesuffix("\n...")
-    return "`" + text.replace("|", "\\|") + "`"
-
-
-_WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-_KINDS = {
-    "duration": "time or steps",
-    "function": "function",
-    "path": "path",
-    "weights": "name: weight",
-    "k": "number or [fewest, most]",
-}
-
-
-def _type_text(info: KeyInfo) -> str:
-    bounds = range_text(info)
-    if info.kind in _KINDS:
-        text = _KINDS[info.kind]
-        bounds = ""
-    elif info.choices:
-        text = ", ".join(f"`{choice}`" for choice in info.choices)
-        text = f"list of {text}" if get_origin(info.type) is list else text
-    elif get_origin(info.type) is tuple:
-        text = f"list of {len(get_args(info.type))} numbers"
-    elif info.free:
-        text = "name: value"
-    elif get_origin(info.type) is list:
-        text = "list of texts"
-    else:
-        text = _WORDS[info.type]
-    null = ", or null" if info.optional else ""
-    return text + (f", {bounds}" if bounds else "") + null
+    return "`" + inline(value).replace("|", "\\|") + "`"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from toolkit.spec.kinds import split_function
 from toolkit.spec.model_folder import model_fault
+from toolkit.spec.model_type import Head, wanted_heads
 from toolkit.spec.nearest import nearest_name
 from toolkit.spec.schema import Spec
 from toolkit.spec.walk import Walker
@@ -36,17 +37,16 @@ def _data(spec: Spec) -> Iterator[Finding]:
 
 
 def _models(spec: Spec) -> Iterator[Finding]:
-    folders = {
-        "models.base.path": spec.models.base.path,
-        "models.reward.path": spec.models.reward and spec.models.reward.path,
-        "models.reward_trained.path": spec.models.reward_trained
-        and spec.models.reward_trained.path,
-        "label.model.path": spec.label.model and spec.label.model.path,
+    models = {
+        "models.base": spec.models.base,
+        "models.reward": spec.models.reward,
+        "models.reward_trained": spec.models.reward_trained,
+        "label.model": spec.label.model,
     }
-    for path, folder in folders.items():
-        message = folder and _missing_model(folder)
+    for name, model in models.items():
+        message = model and model.path and _missing_model(model.path, wanted_heads(spec, name))
         if message:
-            yield path, message
+            yield f"{name}.path", message
     yield from _text(spec)
 
 
@@ -91,11 +91,11 @@ def _missing(path: str) -> str | None:
     return f'no file "{path}"; paths start at the current directory'
 
 
-def _missing_model(folder: str) -> str | None:
+def _missing_model(folder: str, heads: Iterable[Head]) -> str | None:
     message = _missing(folder)
     if message:
         return message.replace("no file", "no folder") + " (a model is a local Hugging Face folder)"
-    return model_fault(Path(folder))
+    return model_fault(Path(folder), heads)
 
 
 def _functions(spec: Spec) -> Iterator[Finding]:

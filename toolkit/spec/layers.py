@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from toolkit.spec.errors import Problem, SpecError
+from toolkit.spec.expected import no_value
 from toolkit.spec.nearest import did_you_mean
 from toolkit.spec.schema import ModelSource, Spec
 from toolkit.spec.vocabulary import KeyInfo, default_section, find_key, keys_of, plain
@@ -198,7 +199,7 @@ def _read_override(text: str) -> tuple[Path_, Layer]:
         message = f'expected key=value such as ppo.kl.coef=0.05, got "{text}"'
         layer.problems.append(mark.problem((), message))
     elif not value.strip():
-        layer.problems.append(mark.problem(target, "no value; write null to switch a key off"))
+        layer.problems.append(mark.problem(target, no_value(target)))
     else:
         _parse_override(layer, mark, target, value)
     return target, layer

@@ -8,44 +8,37 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from toolkit.spec.architectures import model_types
-from toolkit.spec.nearest import nearest_name
+from toolkit.spec.model_type import Head, type_fault
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = tuple(f"{name}.index.json" for name in _SINGLE)
 _POINTER = b"version https://git-lfs"
 
 
-def model_fault(folder: Path) -> str | None:
-    """Return what keeps transformers from loading the model in `folder`, and the fix; or None."""
+def model_fault(folder: Path, heads: Iterable[Head] = ("CAUSAL_LM",)) -> str | None:
+    """Return what keeps transformers from loading the model in `folder`, and the fix; or None.
+
+    Args:
+        folder: a Hugging Face model folder.
+        heads: what it is loaded as.
+    """
     if not (folder / "config.json").is_file():
         return f'"{folder}" has no config.json; expected a Hugging Face model folder'
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         return f"{folder / 'config.json'} is no JSON object; copy the file again"
-    if fault := _type_fault(folder / "config.json", config.get("model_type")):
-        return fault
+    if fault := type_fault(config, heads):
+        return f"{folder / 'config.json'} {fault}"
     files = weight_files(folder)
     if not files:
         return (
             f'"{folder}" has no weights; expected model.safetensors, as save_pretrained writes it'
         )
     return next((fault for file in files if (fault := _file_fault(file)) is not None), None)
-
-
-def _type_fault(file: Path, model_type: Any) -> str | None:
-    """Say that the installed transformers does not know a model's type; None where it may."""
-    known = model_types()
-    if not known or not isinstance(model_type, str) or model_type in known:
-        return None
-    return (
-        f'{file} has model_type "{model_type}", expected one that the installed transformers '
-        f'knows, such as "{nearest_name(model_type, known) or "gpt2"}"; correct it, or update '
-        "transformers if the model is newer"
-    )
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolkit.spec.architectures import architecture_names, config_keys
 from toolkit.spec.model_folder import read_json
+from toolkit.spec.model_type import head_fault, wanted_heads
 from toolkit.spec.nearest import did_you_mean, nearest_name
 from toolkit.spec.rules import Finding, RuleTable
 from toolkit.spec.schema import ModelSource, Spec
@@ -40,7 +41,7 @@ def model_is_a_folder_or_new(spec: Spec) -> Iterator[Finding]:
 
 @RULES.rule("models")
 def architecture_exists(spec: Spec) -> Iterator[Finding]:
-    """The architecture exists in transformers, and has each config key."""
+    """The architecture is a language model of transformers, and has each config key."""
     for name, source in _sources(spec):
         if not source.architecture:
             continue
@@ -51,6 +52,8 @@ def architecture_exists(spec: Spec) -> Iterator[Finding]:
             message = f'transformers has no architecture "{source.architecture}"; {hint}'
             yield (f"{name}.architecture",), message
             continue
+        if fault := head_fault(source.architecture, source.config, wanted_heads(spec, name)):
+            yield (f"{name}.architecture",), f'"{source.architecture}" is {fault}'
         allowed = config_keys(source.architecture)
         for key in source.config:
             if key in _FROM_TEXT:

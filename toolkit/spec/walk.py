@@ -47,7 +47,7 @@ class Walker:
         known = keys_of(cast(type, cls))
         for name in tree:
             if name not in known:
-                self.add((*path, name), _unknown(name, known))
+                self.add((*path, name), unknown_key(name, known))
         values = {
             name: self.value(info, tree.get(name), (*path, name)) for name, info in known.items()
         }
@@ -73,7 +73,8 @@ class Walker:
         return info.default
 
 
-def _unknown(name: str, known: dict[str, KeyInfo]) -> str:
+def unknown_key(name: str, known: dict[str, KeyInfo]) -> str:
+    """Return what to say of a name that is none of these keys of a section."""
     homes = [".".join(path) for path, info in all_paths(Spec) if path[-1] == name]
     if homes:
         return f"unknown key here; it exists as {', '.join(homes[:4])}"

@@ -10,20 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.data.lines import read_records, write_records
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_policy
 from toolkit.rollout import sample_answers
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.shared import (
-    Record,
-    load_pretrained,
-    load_sft,
-    needed,
-    read_records,
-    stream_of,
-    text_of,
-    write_records,
-)
+from toolkit.stages.shared import Record, load_pretrained, load_sft, needed, stream_of, text_of
 from toolkit.training.random import Stream
 
 _FIRST = ("sft", "base", "ppo")  # sources before any folder

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
+from toolkit.data.lines import read_records
 from toolkit.data.oracle import Oracle
 from toolkit.data.tokenize import Text
 from toolkit.models.load import load_policy
 from toolkit.spec.errors import StageFailed
 from toolkit.stages.context import StageContext
-from toolkit.stages.shared import Record, load_pretrained, needed, read_records
+from toolkit.stages.shared import Record, load_pretrained, needed
 
 _CHOICE = 256  # demonstrations among which the prefix is chosen
 

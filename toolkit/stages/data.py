@@ -7,10 +7,10 @@ prompts.{train,valid}.jsonl, rankings.jsonl, pretrain.{train,valid}.npy.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from toolkit.data.lines import write_records
 from toolkit.data.prepare import Prepared, load_run_text, load_task, prepare
 from toolkit.data.pretrain_text import load_documents, make_streams
 from toolkit.stages.context import StageContext, StageResult
@@ -45,7 +45,7 @@ class Data:
         for kind, sides in self.prepared.records.items():
             for side, records in sides.items():
                 name = f"{kind}.jsonl" if side == "all" else f"{kind}.{side}.jsonl"
-                _write(work / name, records)
+                write_records(work / name, records)
         documents, counts = load_documents(spec, task)
         if documents:
             counts |= self._write_streams(make_streams(spec, text, documents, task is not None))
@@ -75,12 +75,6 @@ class Data:
             np.save(self.ctx.work / f"pretrain.{side}.npy", stream)
         train, valid = len(streams["train"]), len(streams["valid"])
         return {"tokens": train + valid, "train": train, "valid": valid}
-
-
-def _write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        for record in records:
-            stream.write(json.dumps(record) + "\n")
 
 
 STAGE = Data

@@ -17,6 +17,7 @@ import torch
 
 import rlhf_kernels as rk
 from toolkit.data.batches import collate, windows
+from toolkit.data.lines import read_records, write_records
 from toolkit.data.oracle import load_oracle
 from toolkit.data.prepare import load_task
 from toolkit.models.heads import Policy, Scorer
@@ -35,11 +36,9 @@ from toolkit.stages.shared import (
     mean_cross_entropy,
     needed,
     pretrain_stream,
-    read_records,
     reward_folder,
     stream_of,
     text_of,
-    write_records,
 )
 from toolkit.stages.skills import clozes, complete, shares
 from toolkit.stages.verdicts import over_optimisation, win_rate

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.data.batches import Batch, collate, collate_text, windows
+from toolkit.data.lines import read_records
 from toolkit.data.mixture import Mixture
 from toolkit.models.heads import Policy
 from toolkit.models.load import set_residual_dropout
@@ -28,7 +29,6 @@ from toolkit.stages.shared import (
     load_pretrained,
     mean_cross_entropy,
     needed_text,
-    read_records,
     stream_of,
     text_of,
 )

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+from toolkit.data.lines import read_records
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Reward as RewardSettings
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.elements import as_elements, by_trainer, split_by_prompt
 from toolkit.stages.reward import Reward
-from toolkit.stages.shared import Record, needed, read_records
+from toolkit.stages.shared import Record, needed
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from toolkit.data.agreement import agreement_of, labelers_of
 from toolkit.data.batches import collate
 from toolkit.data.labelers import Labeler, axes_of, who_ranks
+from toolkit.data.lines import read_records, write_records
 from toolkit.data.metadata import summarize_metadata
 from toolkit.data.oracle import load_oracle
 from toolkit.models.heads import Scorer
@@ -26,7 +27,7 @@ from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Labelers
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.people import ranked_in_file, ranked_in_run
-from toolkit.stages.shared import Record, read_records, text_of, write_records
+from toolkit.stages.shared import Record, text_of
 
 
 class Label:

@@ -19,6 +19,7 @@ import torch
 
 import rlhf_kernels as rk
 from toolkit.data.batches import Batch, collate, windows
+from toolkit.data.lines import read_records, write_records
 from toolkit.data.oracle import load_oracle, load_scorer
 from toolkit.models.save import save_model
 from toolkit.rollout import sample_answers
@@ -27,15 +28,7 @@ from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.experience import Experience, clip_of, make_experience
 from toolkit.stages.kl_control import KlControl
 from toolkit.stages.ppo_models import continues, load_models
-from toolkit.stages.shared import (
-    backward_cross_entropy,
-    needed,
-    needed_text,
-    read_records,
-    stream_of,
-    text_of,
-    write_records,
-)
+from toolkit.stages.shared import backward_cross_entropy, needed, needed_text, stream_of, text_of
 from toolkit.stages.watch import Watch, add_statistics, join, objective
 from toolkit.training.device import move, read_rows
 from toolkit.training.ema import make_ema

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import rlhf_kernels as rk
 from toolkit.data.batches import Batch, collate, cut_groups, offsets
+from toolkit.data.lines import read_records
 from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Policy
 from toolkit.models.save import save_model
@@ -26,14 +27,7 @@ from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Dpo, Kto
 from toolkit.stages.context import StageContext, StageResult
 from toolkit.stages.elements import by_trainer, split_by_prompt
-from toolkit.stages.shared import (
-    Record,
-    language_model_state,
-    load_sft,
-    read_records,
-    stream_of,
-    text_of,
-)
+from toolkit.stages.shared import Record, language_model_state, load_sft, stream_of, text_of
 from toolkit.training.device import move, read_rows
 from toolkit.training.guard import check_finite, norm_check
 from toolkit.training.optim import make_updater

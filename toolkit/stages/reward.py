@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
 from toolkit.data.batches import collate, offsets
+from toolkit.data.lines import read_records, write_records
 from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Scorer
 from toolkit.models.load import load_base, make_scalar
@@ -42,11 +43,9 @@ from toolkit.stages.shared import (
     language_model_state,
     load_pretrained,
     pretrained_folder,
-    read_records,
     sft_folder,
     stream_of,
     text_of,
-    write_records,
 )
 from toolkit.training.device import move, read_rows
 from toolkit.training.guard import check_finite, norm_check

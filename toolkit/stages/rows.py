@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.data.lines import write_records
 from toolkit.data.tasks.base import Cloze
-from toolkit.stages.shared import Record, write_records
+from toolkit.stages.shared import Record
 
 Measured = Mapping[str, Mapping[str, Any]]
 """Model -> {"rows": an answer with its verdicts for each prompt, "skills": right or not}."""

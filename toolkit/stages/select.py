@@ -12,20 +12,14 @@ import shutil
 from typing import Any
 
 from toolkit.data.batches import collate
+from toolkit.data.lines import read_records
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_policy, load_scalar
 from toolkit.rollout import sample_answers
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.stages.context import StageContext, StageResult
-from toolkit.stages.shared import (
-    Record,
-    needed,
-    read_records,
-    reward_folder,
-    stream_of,
-    text_of,
-)
+from toolkit.stages.shared import Record, needed, reward_folder, stream_of, text_of
 
 _CHUNK = 256  # prompts answered together; the answers do not depend on it
 

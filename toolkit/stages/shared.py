@@ -1,12 +1,8 @@
-"""What several stages do.
-
-Find their inputs, read and write records, train a language model for one step.
-"""
+"""What several stages do: find their inputs, train a language model for one step."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,19 +37,6 @@ def text_of(ctx: StageContext) -> Text:
 def stream_of(ctx: StageContext) -> Stream:
     """The stage's random numbers."""
     return Stream(ctx.spec.seed, ctx.kind, ctx.round)
-
-
-def read_records(path: Path) -> list[Record]:
-    """Read JSON Lines that a stage of ours wrote."""
-    with path.open() as file:
-        return [json.loads(line) for line in file]
-
-
-def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON Lines."""
-    with path.open("w") as file:
-        for record in records:
-            file.write(json.dumps(record) + "\n")
 
 
 def pretrained_folder(ctx: StageContext) -> Path | None:
