@@ -177,6 +177,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("ppo_loss_from_logits_scale_", &ops::ppo_loss_from_logits_scale_, Unlocked());
   m.def("exact_kl", &ops::exact_kl, Unlocked());
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
+  m.def("causal_attention", &ops::causal_attention, Unlocked());
+  m.def("causal_attention_backward", &ops::causal_attention_backward, Unlocked());
   m.def("gelu_tanh", &ops::gelu_tanh, Unlocked());
   m.def("gelu_tanh_backward", &ops::gelu_tanh_backward, Unlocked());
   m.def("sample", &ops::sample, Unlocked());

@@ -108,6 +108,14 @@ void ppo_loss_from_logits_backward(const TensorView& logits, const OptionalView&
 void ppo_loss_from_logits_scale_(const TensorView& grad, const TensorView& rows,
                                  const TensorView& upstream);
 
+// causal_attention
+void causal_attention(const TensorView& query, const TensorView& key, const TensorView& value,
+                      double scale, const TensorView& out);
+void causal_attention_backward(const TensorView& grad_out, const TensorView& query,
+                               const TensorView& key, const TensorView& value, double scale,
+                               const TensorView& grad_query, const TensorView& grad_key,
+                               const TensorView& grad_value);
+
 // gelu_tanh
 void gelu_tanh(const TensorView& x, const TensorView& out);
 void gelu_tanh_backward(const TensorView& grad_out, const TensorView& x, const TensorView& grad_x);

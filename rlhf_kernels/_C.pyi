@@ -167,6 +167,20 @@ def ppo_loss_from_logits_backward(
     /,
 ) -> None: ...
 def ppo_loss_from_logits_scale_(grad: Tensor, rows: Tensor, upstream: Tensor, /) -> None: ...
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, out: Tensor, /
+) -> None: ...
+def causal_attention_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    grad_query: Tensor,
+    grad_key: Tensor,
+    grad_value: Tensor,
+    /,
+) -> None: ...
 def gelu_tanh(x: Tensor, out: Tensor, /) -> None: ...
 def gelu_tanh_backward(grad_out: Tensor, x: Tensor, grad_x: Tensor, /) -> None: ...
 def exact_kl(

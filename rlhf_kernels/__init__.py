@@ -2,6 +2,7 @@
 
 from rlhf_kernels._registry import current_isa, has_cuda
 from rlhf_kernels.ops.advantages import advantages
+from rlhf_kernels.ops.causal_attention import causal_attention
 from rlhf_kernels.ops.cross_entropy import cross_entropy
 from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
@@ -26,6 +27,7 @@ __all__ = [
     "LogProbs",
     "Samples",
     "advantages",
+    "causal_attention",
     "cross_entropy",
     "current_isa",
     "exact_kl",

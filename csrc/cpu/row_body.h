@@ -10,6 +10,7 @@
 // inline code would be compiled for the wider set and shared.
 
 #include "cpu/row_access.h"
+#include "cpu/row_product.h"
 
 constexpr int64_t kBlock = kRowBlock;
 constexpr double kLog2E = 1.4426950408889634;
@@ -267,6 +268,7 @@ void row_gradient(const RowArgs& args, const RowState& state, const RowState* re
   if (g.target >= 0) X::store_scalar(out + g.target, target);
 }
 
+#include "cpu/row_causal_attention.h"
 #include "cpu/row_gelu_tanh.h"
 #include "cpu/row_sample.h"
 
@@ -279,6 +281,9 @@ constexpr RowFunctions row_functions() {
           row_scale<X, S>,
           row_gelu_tanh<X, S>,
           row_gelu_tanh_gradient<X, S>,
+          row_attention_scratch,
+          row_attention<X, S>,
+          row_attention_gradient<X, S>,
           row_blocks<X, S>,
           row_kept_blocks<X, S>,
           row_draw<X, S>,

@@ -47,6 +47,31 @@ struct RowBlock {
   double mass;
 };
 
+// Rows brought into the scratch of attention are filled up to multiples of this.
+constexpr int64_t kAttentionPad = 16;
+
+// What attention does for one head of keys: strides count elements; a `_row` goes from a position
+// to the next, a `_head` from a query head to the next of those that share the keys.
+struct AttentionArgs {
+  const void* query;  // of the first of the query heads
+  const void* key;
+  const void* value;
+  const void* grad_out;
+  void* out;
+  void* grad_query;
+  void* grad_key;
+  void* grad_value;
+  int64_t query_row, query_head, key_row, value_row;
+  int64_t out_row, out_head;  // of grad_out too
+  int64_t grad_query_row, grad_query_head, grad_key_row, grad_value_row;
+  int64_t heads;       // query heads
+  int64_t length;      // L
+  int64_t size;        // D, of queries and keys
+  int64_t value_size;  // E
+  double scale;
+  void* scratch;  // attention_scratch() fp32 numbers (fp64 for fp64 inputs), aligned to 64 bytes
+};
+
 struct RowFunctions {
   void (*state)(const RowArgs& args, RowState* state);
   // One logit, exactly as the row kernels read it.
@@ -61,6 +86,11 @@ struct RowFunctions {
   void (*gelu_tanh)(const void* input, int64_t count, double a, double b, void* output);
   void (*gelu_tanh_gradient)(const void* grads, const void* input, int64_t count, double a,
                              double b, void* output);
+
+  // See row_causal_attention.h.
+  int64_t (*attention_scratch)(const AttentionArgs& args);
+  void (*attention)(const AttentionArgs& args);
+  void (*attention_gradient)(const AttentionArgs& args);
 
   // What sampling needs; see row_sample.h.
   // The state and its blocks, one for each kRowBlock entries.

@@ -22,7 +22,9 @@ def test_a_tensor_at_the_edge_fills_its_memory_to_the_end():
 def test_an_op_without_a_cuda_column_refuses_what_lies_there(column):
     """Else a tensor labelled as CUDA's would quietly be computed by the CPU column."""
     without = [name for name, kind in registry.OPS.items() if kind == "native-cpu"]
-    assert without == ["gelu_tanh"]
-    x = column.place(torch.ones(3))
+    assert without == ["causal_attention", "gelu_tanh"]
+    x, states = column.place(torch.ones(3)), column.place(torch.ones(1, 1, 3, 2))
     with column.on(), pytest.raises(ValueError, match="'x' must be on the CPU"):
         registry._C.gelu_tanh(x, torch.empty_like(x))
+    with column.on(), pytest.raises(ValueError, match="'query' must be on the CPU"):
+        registry._C.causal_attention(states, states, states, 1.0, torch.empty_like(states))

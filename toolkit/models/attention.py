@@ -25,68 +25,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-#: Positions that attend times positions attended to, up to which attention is formed from products.
-#: 128 x 128 took 24 ms so by torch, 29 ms fused with MKL, 107 ms fused with oneDNN; 512 x 512 took
-#: 90, 89 and 67 ms.
+import rlhf_kernels as rk
+
+#: Positions that attend times positions attended to, up to which what is left to torch is formed
+#: from products where it is slow fused. 128 x 128 took 24 ms so, 29 ms fused with MKL, 107 ms fused
+#: with oneDNN; 512 x 512 took 90, 89 and 67 ms.
 PLAIN_ATTENTION = 128 * 128
 
-_WIDTH = 16  # fp32 numbers of the widest vector
+#: Positions up to which ours takes less time than torch's.
+_LENGTHS = {torch.float32: 2048, torch.bfloat16: 512}
 _OTHERS = ("softcap", "position_bias", "cache")  # what only torch's way of attending knows
 
 
-class _ShortCausal(torch.autograd.Function):
-    """softmax(scale q k^T) v over the positions up to each; q, k [B, H, L, D], v [B, H, L, E].
-
-    bf16 states are attended in fp32, as torch does where it forms attention from products.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        length = query.shape[2]
-        q, k, v = _widened(query), _padded(key), _padded(value)
-        later = q.new_full((length, k.shape[1]), float("-inf")).triu_(1)
-        shares = torch.baddbmm(later, q, k.transpose(1, 2), alpha=scale).softmax(-1)
-        ctx.save_for_backward(q, k, v, shares)
-        ctx.scale, ctx.heads, ctx.dtype = scale, query.shape[:2], query.dtype
-        attended: Tensor = torch.bmm(shares, v).unflatten(0, ctx.heads)
-        return attended.to(query.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, shares = ctx.saved_tensors
-        g, length = _widened(grad), q.shape[1]
-        upstream = torch.bmm(g, v.transpose(1, 2))
-        inner = torch._softmax_backward_data(upstream, shares, -1, shares.dtype).mul_(ctx.scale)
-        grads = (
-            torch.bmm(inner, k),
-            torch.bmm(inner.transpose(1, 2), q)[:, :length],
-            torch.bmm(shares.transpose(1, 2), g)[:, :length],
-        )
-        grad_q, grad_k, grad_v = (x.to(ctx.dtype).unflatten(0, ctx.heads) for x in grads)
-        return grad_q, grad_k, grad_v, None
-
-
-def _widened(states: Tensor) -> Tensor:
-    """[B, H, L, D] to [B H, L, D], bf16 to fp32."""
-    if states.dtype == torch.bfloat16:
-        states = states.to(torch.float32, memory_format=torch.contiguous_format)
-    return states.flatten(0, 1)
-
-
-def _padded(states: Tensor) -> Tensor:
-    """[B, H, L, D] to [B H, L', D] as `_widened`, zeros from L on; L' is at least _WIDTH."""
-    batch, heads, length, size = states.shape
-    if length >= _WIDTH:
-        return _widened(states)
-    dtype = torch.promote_types(states.dtype, torch.float32)
-    room = states.new_zeros(batch, heads, _WIDTH, size, dtype=dtype)
-    room[:, :, :length] = states
-    return room.flatten(0, 1)
-
-
-def _is_short_causal(
+def _is_ours(
     module: torch.nn.Module,
     states: tuple[Tensor, Tensor, Tensor],
     mask: Tensor | None,
@@ -97,8 +50,8 @@ def _is_short_causal(
     return (
         mask is None
         and query.shape[2] == key.shape[2]
-        and query.shape[2] ** 2 <= PLAIN_ATTENTION
         and _have_one_dtype(query, key, value)
+        and query.shape[2] <= _LENGTHS[query.dtype]
         and not settings.get("dropout")
         and (getattr(module, "is_causal", True) if causal is None else causal)
         and all(settings.get(name) is None for name in _OTHERS)
@@ -123,21 +76,13 @@ def _attend(
     """Attend as transformers' "sdpa" does."""
     done: tuple[Tensor, None]
     if query.device.type == "cpu" and query.shape[2] > 1:
-        if _is_short_causal(module, (query, key, value), attention_mask, settings):
-            return _attend_shortly(query, key, value, settings.get("scaling")), None
+        if _is_ours(module, (query, key, value), attention_mask, settings):
+            scale = settings.get("scaling")
+            return rk.causal_attention(query, key, value, scale=scale), None
     elif query.device.type == "cpu" and not torch.is_grad_enabled():
         return _attend_from_one(module, query, key, value, attention_mask, settings), None
     done = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     return done
-
-
-def _attend_shortly(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    with torch.autocast("cpu", enabled=False):
-        attended: Tensor = _ShortCausal.apply(query, key, value, factor)  # type: ignore[no-untyped-call]
-    return attended.transpose(1, 2).contiguous()
 
 
 def _attend_from_one(
