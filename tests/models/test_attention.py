@@ -1,10 +1,11 @@
-"""Attention over short sequences: values, gradients, and what is left to torch."""
+"""Attention on a CPU: what is ours, its values and gradients, and what is left to torch."""
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
+from rlhf_kernels.reference.causal_attention import causal_attention as formula
 from tests.tolerances import assert_near_truth
 from toolkit.models import attention
 
@@ -22,18 +23,6 @@ def attend(q, k, v, mask=None, **settings):
     return attention._attend(module, q, k, v, mask, **settings)[0]
 
 
-def formula(q, k, v, scale):
-    """The same in float64, position by position as written; [B, L, H, E]."""
-    q, k, v = (x.double() for x in (q, k, v))
-    groups = q.shape[1] // k.shape[1]
-    k, v = (x.repeat_interleave(groups, 1) for x in (k, v))
-    rows = []
-    for i in range(q.shape[2]):
-        scores = torch.einsum("bhd,bhjd->bhj", q[:, :, i], k[:, :, : i + 1]) * scale
-        rows.append(torch.einsum("bhj,bhje->bhe", scores.softmax(-1), v[:, :, : i + 1]))
-    return torch.stack(rows, 1)
-
-
 def torchs(q, k, v):
     """The same as torch forms it from products, in fp32; [B, L, H, E]."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -42,11 +31,19 @@ def torchs(q, k, v):
     return attended.transpose(1, 2)
 
 
-@pytest.mark.parametrize("length", [2, 11, 15, 16, 17, 40])
+@pytest.fixture
+def left_to_torch(monkeypatch):
+    """What torch's attention was called with; it computes nothing."""
+    seen = []
+    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *x, **_: (seen.append(x), None))
+    return seen
+
+
+@pytest.mark.parametrize("length", [2, 11, 16, 40, 150])
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_values_and_gradients_are_those_of_the_formula(length, kv_heads):
     q, k, v = states(length), states(length, kv_heads, seed=1), states(length, kv_heads, seed=2)
-    ours, want = attend(q, k, v), formula(q, k, v, 8**-0.5)
+    ours, want = attend(q, k, v), formula(q, k, v)
     assert ours.shape == (3, length, 4, 8)
     assert ours.is_contiguous()
     upstream = states(length, seed=3).detach().transpose(1, 2)
@@ -58,7 +55,7 @@ def test_values_and_gradients_are_those_of_the_formula(length, kv_heads):
         assert_near_truth(one, truth, torch32)
 
 
-@pytest.mark.parametrize("length", [2, 11, 16, 40])
+@pytest.mark.parametrize("length", [2, 11, 16, 40, 150])
 def test_bf16_states_are_attended_as_exactly_as_torch_does(length):
     """In fp32 inside, under autocast too; what comes out is rounded once."""
     q, k, v = (states(length, seed=i).detach().bfloat16().requires_grad_() for i in range(3))
@@ -66,7 +63,7 @@ def test_bf16_states_are_attended_as_exactly_as_torch_does(length):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, plain = attend(q, k, v), torchs(q, k, v)
     wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    want = formula(*wide, 8**-0.5)
+    want = formula(*wide)
     rounded = upstream.bfloat16()
     got = torch.autograd.grad(ours, (q, k, v), rounded)
     rough = torch.autograd.grad(plain, (q, k, v), rounded)
@@ -78,9 +75,11 @@ def test_bf16_states_are_attended_as_exactly_as_torch_does(length):
         assert off <= 3e-3 * truth.norm()
 
 
-def test_gradients_agree_with_differences_in_float64():
-    inputs = [states(5, 2, 3, seed=i, dtype=torch.float64) for i in range(3)]
-    assert torch.autograd.gradcheck(lambda *x: attention._ShortCausal.apply(*x, 0.3), inputs)
+def test_a_layer_may_have_a_scale_of_its_own():
+    q, k, v = (states(11, seed=i).detach() for i in range(3))
+    torch.testing.assert_close(
+        attend(q, k, v, scaling=0.7).double(), formula(q, k, v, scale=0.7), rtol=0, atol=2e-6
+    )
 
 
 def test_large_scores_stay_finite():
@@ -91,14 +90,32 @@ def test_large_scores_stay_finite():
 
 
 @pytest.mark.parametrize(
-    "case",
-    ["mask", "dropout", "not causal", "two dtypes", "autocast", "long", "shorter queries", "bias"],
+    ("dtype", "length", "size", "ours"),
+    [
+        (torch.float32, 2, 64, True),
+        (torch.float32, 2048, 64, True),
+        (torch.float32, 2049, 64, False),
+        (torch.float32, 1025, 128, False),
+        (torch.bfloat16, 512, 64, True),
+        (torch.bfloat16, 513, 64, False),
+        (torch.float64, 11, 8, False),
+    ],
 )
-def test_what_is_not_short_and_causal_is_left_to_torch(case, monkeypatch):
-    seen = []
-    monkeypatch.setattr(attention, "sdpa_attention_forward", lambda *x, **_: (seen.append(x), None))
-    length = 129 if case == "long" else 11
-    q, k, v = (states(length) for _ in range(3))
+def test_what_ours_is_faster_for_is_ours(left_to_torch, monkeypatch, dtype, length, size, ours):
+    taken = []
+    monkeypatch.setattr(attention.rk, "causal_attention", lambda *x, **_: taken.append(x))
+    q = torch.empty(1, 1, length, size, dtype=dtype)
+    with torch.no_grad():
+        attend(q, q, q)
+    assert (len(taken), len(left_to_torch)) == (ours, not ours)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["mask", "dropout", "not causal", "two dtypes", "autocast", "shorter queries", "bias"],
+)
+def test_what_is_not_plainly_causal_is_left_to_torch(case, left_to_torch):
+    q, k, v = (states(11) for _ in range(3))
     mask, settings = None, {}
     if case == "mask":
         mask = torch.ones(3, 1, 11, 11, dtype=torch.bool)
@@ -114,7 +131,7 @@ def test_what_is_not_short_and_causal_is_left_to_torch(case, monkeypatch):
         settings = {"position_bias": torch.zeros(1, 4, 11, 11)}
     with torch.autocast("cpu", enabled=case == "autocast"):
         attend(q, k, v, mask, **settings)
-    assert len(seen) == 1
+    assert len(left_to_torch) == 1
 
 
 def test_a_model_gives_the_logits_of_its_eager_attention():
