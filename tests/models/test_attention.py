@@ -90,21 +90,24 @@ def test_large_scores_stay_finite():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "length", "ours"),
+    ("dtype", "length", "size", "ours"),
     [
-        (torch.float32, 2, True),
-        (torch.float32, 2048, True),
-        (torch.float32, 2049, False),
-        (torch.bfloat16, 512, True),
-        (torch.bfloat16, 513, False),
-        (torch.float64, 11, False),
+        (torch.float32, 2, 64, True),
+        (torch.float32, 2048, 64, True),
+        (torch.float32, 2049, 64, False),
+        (torch.float32, 1025, 128, False),
+        (torch.bfloat16, 512, 64, True),
+        (torch.bfloat16, 513, 64, False),
+        (torch.float64, 11, 8, False),
     ],
 )
-def test_lengths_up_to_which_ours_is_faster_are_ours(left_to_torch, dtype, length, ours):
-    q = states(length, 1, 2, dtype=dtype).detach()
+def test_what_ours_is_faster_for_is_ours(left_to_torch, monkeypatch, dtype, length, size, ours):
+    taken = []
+    monkeypatch.setattr(attention.rk, "causal_attention", lambda *x, **_: taken.append(x))
+    q = torch.empty(1, 1, length, size, dtype=dtype)
     with torch.no_grad():
         attend(q, q, q)
-    assert (len(left_to_torch) == 0) == ours
+    assert (len(taken), len(left_to_torch)) == (ours, not ours)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,22 @@
-"""Attention on a CPU, where torch's own is slow: short sequences, and one position at a time.
+"""Attention on a CPU, where torch's own is slow: causal sequences, and one position at a time.
 
 transformers finds attention by name; this module puts its own under "sdpa" and hands on to torch's
-whatever it does not take: a GPU, padding masks, mixed dtypes, long sequences, dropout.
+whatever it does not take: a GPU, padding masks, mixed dtypes, very long sequences, dropout.
 
-Short causal sequences in fp32 or bf16. torch's fused CPU attention makes many tiny products; formed
-from batched products it pays for a softmax over rows shorter than a vector: 2816 rows of 11 entries
-take 360 us on one core with AVX-512, of 16 entries 36 us. So keys and values are padded to 16, and
-the backward pass is written out, which leaves no mask, no check for empty rows and no scaling of
-their own. CPU ms, both passes, one core, against torch's formed from products:
+Causal sequences in fp32 or bf16 go to `rlhf_kernels.causal_attention`, which holds no scores. CPU
+ms of both passes, one thread, a busy Xeon with AMX, ours against torch's fused:
 
-    64 x 4 heads x 11 x 32     0.64 : 1.24
-    32 x 4 heads x 64 x 64     4.0  : 5.8
-    8 x 6 heads x 128 x 64     4.8  : 6.3
+    64 x 4 heads x 11 x 32      0.87 : 1.36     in bf16  0.94 : 3.58
+    32 x 6 heads x 63 x 64      8.6  : 14.1
+    8 x 6 heads x 128 x 64      5.8  : 8.4               5.3  : 19.5
+    8 x 12 heads x 256 x 64     36   : 65
+    4 x 12 heads x 512 x 64     73   : 156               66   : 139
+    1 x 12 heads x 1024 x 64    50   : 81                47   : 57
+    1 x 8 heads x 2048 x 64     134  : 176               132  : 124
+    1 x 4 heads x 2048 x 128    172  : 145
+    1 x 4 heads x 4096 x 64     380  : 296
+
+torch's forward pass in bf16, on matrix units, is the faster from 256 positions on.
 
 From one position to the keys before it, batch 32, 6 heads of 64, 96 positions, one core: 0.22 ms
 fused with MKL's products in fp32; 4.7 fused with oneDNN's; formed from batched products 0.80 in
@@ -34,8 +39,9 @@ import rlhf_kernels as rk
 #: with oneDNN; 512 x 512 took 90, 89 and 67 ms.
 PLAIN_ATTENTION = 128 * 128
 
-#: Positions up to which ours takes less time than torch's.
-_LENGTHS = {torch.float32: 2048, torch.bfloat16: 512}
+#: Positions times features up to which ours takes less time than torch's: a head's keys and values
+#: then stay in the second-level cache.
+_SIZES = {torch.float32: 2048 * 64, torch.bfloat16: 512 * 64}
 _OTHERS = ("softcap", "position_bias", "cache")  # what only torch's way of attending knows
 
 
@@ -51,7 +57,7 @@ def _is_ours(
         mask is None
         and query.shape[2] == key.shape[2]
         and _have_one_dtype(query, key, value)
-        and query.shape[2] <= _LENGTHS[query.dtype]
+        and query.shape[2] * query.shape[3] <= _SIZES[query.dtype]
         and not settings.get("dropout")
         and (getattr(module, "is_causal", True) if causal is None else causal)
         and all(settings.get(name) is None for name in _OTHERS)
