@@ -1,7 +1,7 @@
 """Attention on a CPU, where torch's own is slow: causal sequences, and one position at a time.
 
 transformers finds attention by name; this module puts its own under "sdpa" and hands on to torch's
-whatever it does not take: a GPU, padding masks, mixed dtypes, very long sequences, dropout.
+whatever it does not take: a GPU, padding masks, very long sequences, dropout.
 
 Causal sequences in fp32 or bf16 go to `rlhf_kernels.causal_attention`, which holds no scores. CPU
 ms of both passes, one thread, a busy Xeon with AMX, ours against torch's fused:
@@ -45,30 +45,29 @@ _SIZES = {torch.float32: 2048 * 64, torch.bfloat16: 512 * 64}
 _OTHERS = ("softcap", "position_bias", "cache")  # what only torch's way of attending knows
 
 
-def _is_ours(
-    module: torch.nn.Module,
-    states: tuple[Tensor, Tensor, Tensor],
-    mask: Tensor | None,
-    settings: dict[str, Any],
+def _is_plainly_causal(
+    module: torch.nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, settings: Any
 ) -> bool:
-    query, key, value = states
     causal = settings.get("is_causal")
     return (
         mask is None
         and query.shape[2] == key.shape[2]
-        and _have_one_dtype(query, key, value)
-        and query.shape[2] * query.shape[3] <= _SIZES[query.dtype]
         and not settings.get("dropout")
         and (getattr(module, "is_causal", True) if causal is None else causal)
         and all(settings.get(name) is None for name in _OTHERS)
     )
 
 
-def _have_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether all are fp32, or all bf16, and autocast would leave them so."""
-    lowered = torch.is_autocast_enabled("cpu")
-    dtypes = {query.dtype, key.dtype, value.dtype}
-    return dtypes == {torch.bfloat16} or (dtypes == {torch.float32} and not lowered)
+def _lowered(states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return states as autocast has torch attend to them: rotated ones come to it in fp32."""
+    if not torch.is_autocast_enabled("cpu"):
+        return states
+    return tuple(x.to(torch.get_autocast_dtype("cpu")) for x in states)
+
+
+def _is_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    size = query.shape[2] * query.shape[3]
+    return query.dtype == key.dtype == value.dtype and size <= _SIZES.get(query.dtype, 0)
 
 
 def _attend(
@@ -82,9 +81,10 @@ def _attend(
     """Attend as transformers' "sdpa" does."""
     done: tuple[Tensor, None]
     if query.device.type == "cpu" and query.shape[2] > 1:
-        if _is_ours(module, (query, key, value), attention_mask, settings):
-            scale = settings.get("scaling")
-            return rk.causal_attention(query, key, value, scale=scale), None
+        if _is_plainly_causal(module, query, key, attention_mask, settings):
+            states = _lowered((query, key, value))
+            if _is_faster(*states):
+                return rk.causal_attention(*states, scale=settings.get("scaling")), None
     elif query.device.type == "cpu" and not torch.is_grad_enabled():
         return _attend_from_one(module, query, key, value, attention_mask, settings), None
     done = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
