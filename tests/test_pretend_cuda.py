@@ -46,7 +46,7 @@ def same_products():
     """The same products, attention and activation on both: bits are compared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compute, "_is_amd", lambda: False)
-        patch.setattr(attention, "_is_ours", lambda *_: False)
+        patch.setattr(attention, "_is_plainly_causal", lambda *_: False)
         patch.setattr(rk, "gelu_tanh", lambda x: gelu(x, approximate="tanh"))
         yield
 
