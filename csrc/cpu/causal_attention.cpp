@@ -2,6 +2,7 @@
 // second-level cache; fp32 arithmetic (fp64 for fp64 inputs). Threads share out heads.
 #include "cpu/causal_attention.h"
 
+#include <utility>
 #include <vector>
 
 #include "cpu/parallel.h"
@@ -13,7 +14,14 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kPieceWork = 1 << 18;  // multiplications handed to a thread at a time, at least
 
-// Address of a tensor's [batch, head, 0, 0], all given as [batch, head, position, feature].
+// [B, L, H, E], as results lie, seen as [B, H, L, E].
+TensorView by_head(TensorView view) {
+  std::swap(view.shape[1], view.shape[2]);
+  std::swap(view.strides[1], view.strides[2]);
+  return view;
+}
+
+// Address of [batch, head, 0, 0] of a tensor [B, H, L, E].
 void* head_of(const TensorView& view, int64_t batch, int64_t head) {
   return view.as<char>() +
          (batch * view.strides[0] + head * view.strides[1]) * storage_size(view.dtype);
@@ -46,7 +54,7 @@ struct Inputs {
   }
 };
 
-// body(args, batch, first query head) for every head of keys, with a scratch of its own.
+// body(functions, args, batch, head) for every head of keys; each thread has a scratch.
 template <typename Body>
 void for_each_head(const Inputs& inputs, const Body& body) {
   const RowFunctions& functions = row_functions_for(inputs.query.dtype);
@@ -77,13 +85,12 @@ void for_each_head(const Inputs& inputs, const Body& body) {
 void causal_attention(const TensorView& query, const TensorView& key, const TensorView& value,
                       double scale, const TensorView& out) {
   const Inputs inputs = {query, key, value, scale};
-  const int64_t size = storage_size(out.dtype);
+  const TensorView result = by_head(out);
   for_each_head(
       inputs, [&](const RowFunctions& functions, AttentionArgs* args, int64_t batch, int64_t head) {
-        args->out_row = out.strides[1];
-        args->out_head = out.strides[2];
-        args->out =
-            out.as<char>() + (batch * out.strides[0] + head * args->heads * args->out_head) * size;
+        args->out = head_of(result, batch, head * args->heads);
+        args->out_row = result.strides[2];
+        args->out_head = result.strides[1];
         functions.attention(*args);
       });
 }
@@ -93,13 +100,12 @@ void causal_attention_backward(const TensorView& grad_out, const TensorView& que
                                const TensorView& grad_query, const TensorView& grad_key,
                                const TensorView& grad_value) {
   const Inputs inputs = {query, key, value, scale};
-  const int64_t size = storage_size(grad_out.dtype);
+  const TensorView upstream = by_head(grad_out);
   for_each_head(
       inputs, [&](const RowFunctions& functions, AttentionArgs* args, int64_t batch, int64_t head) {
-        args->out_row = grad_out.strides[1];
-        args->out_head = grad_out.strides[2];
-        args->grad_out = grad_out.as<char>() +
-                         (batch * grad_out.strides[0] + head * args->heads * args->out_head) * size;
+        args->grad_out = head_of(upstream, batch, head * args->heads);
+        args->out_row = upstream.strides[2];
+        args->out_head = upstream.strides[1];
         args->grad_query = head_of(grad_query, batch, head * args->heads);
         args->grad_query_row = grad_query.strides[2];
         args->grad_query_head = grad_query.strides[1];

@@ -125,8 +125,9 @@ void turn(const T* from, int64_t rows, int64_t columns, T* to, int64_t across) {
       row[1] = RLHF_SECOND_HALVES(a, b);
       row[2] = RLHF_FIRST_HALVES(c, e);
       row[3] = RLHF_SECOND_HALVES(c, e);
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < 4; ++i) {
         __builtin_memcpy(to + (d + i) * across + j, &row[i], sizeof(Four));
+      }
     }
   }
 }

@@ -1,9 +1,9 @@
-#include <cstdlib>
 #include <limits>
 #include <utility>
 
 #include "check.h"
 #include "cpu/rows.h"
+#include "isa.h"
 #include "math/causal_attention.h"
 #include "ops.h"
 
@@ -259,13 +259,7 @@ int main() {
   check_refusals();
   check_gradients(7);
   check_gradients(14);
-  for (const char* isa : {"baseline", "avx2", "avx512", "avx512bf16"}) {
-    setenv("RLHF_KERNELS_ISA", isa, 1);
-    try {
-      rlhf::cpu::current_isa();
-    } catch (const std::invalid_argument&) {
-      continue;  // this machine lacks it
-    }
+  rlhf::test::on_every_isa([] {
     check_lengths();
     for (int64_t length : {5, 49, 101}) check_narrow_gradients(length);
     for (int64_t length : {1, 6, 13, 16, 50, 97}) {
@@ -273,6 +267,6 @@ int main() {
       check_scratch(length, 17, 16);
     }
     check_later_positions();
-  }
+  });
   return 0;
 }

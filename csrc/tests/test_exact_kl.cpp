@@ -1,8 +1,7 @@
 // Runs under the sanitizers: sizes around every vector width.
-#include <cstdlib>
-
 #include "check.h"
 #include "cpu/rows.h"
+#include "isa.h"
 #include "ops.h"
 
 using rlhf::cpu::kSavedColumns;
@@ -30,14 +29,8 @@ void check_size(int64_t vocab) {
 }  // namespace
 
 int main() {
-  for (const char* isa : {"baseline", "avx2", "avx512", "avx512bf16"}) {
-    setenv("RLHF_KERNELS_ISA", isa, 1);
-    try {
-      rlhf::cpu::current_isa();
-    } catch (const std::invalid_argument&) {
-      continue;  // this machine lacks it
-    }
+  rlhf::test::on_every_isa([] {
     for (int64_t vocab : {1, 2, 7, 8, 9, 15, 16, 17, 33, 2047, 2048, 2049}) check_size(vocab);
-  }
+  });
   return 0;
 }

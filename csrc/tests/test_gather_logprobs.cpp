@@ -1,9 +1,8 @@
 // Runs under the sanitizers: sizes around every vector width, each row ending where its memory
 // ends.
-#include <cstdlib>
-
 #include "check.h"
 #include "cpu/rows.h"
+#include "isa.h"
 #include "ops.h"
 
 using rlhf::TensorView;
@@ -48,17 +47,11 @@ void check_refusals() {
 }  // namespace
 
 int main() {
-  for (const char* isa : {"baseline", "avx2", "avx512", "avx512bf16"}) {
-    setenv("RLHF_KERNELS_ISA", isa, 1);
-    try {
-      rlhf::cpu::current_isa();
-    } catch (const std::invalid_argument&) {
-      continue;  // this machine lacks it
-    }
+  rlhf::test::on_every_isa([] {
     for (int64_t vocab : {1, 2, 3, 7, 8, 15, 16, 17, 63, 64, 65, 2047, 2048, 2049, 5000}) {
       check_uniform(vocab);
     }
     check_refusals();
-  }
+  });
   return 0;
 }

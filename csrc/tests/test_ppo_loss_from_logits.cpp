@@ -1,9 +1,8 @@
 // Runs under the sanitizers: every term at sizes around the vector widths, in place and not.
-#include <cstdlib>
-
 #include "check.h"
 #include "cpu/ppo_loss_from_logits.h"
 #include "cpu/rows.h"
+#include "isa.h"
 #include "ops.h"
 
 using rlhf::TensorView;
@@ -89,15 +88,9 @@ void check_refusals() {
 }  // namespace
 
 int main() {
-  for (const char* isa : {"baseline", "avx2", "avx512", "avx512bf16"}) {
-    setenv("RLHF_KERNELS_ISA", isa, 1);
-    try {
-      rlhf::cpu::current_isa();
-    } catch (const std::invalid_argument&) {
-      continue;  // this machine lacks it
-    }
+  rlhf::test::on_every_isa([] {
     for (int64_t vocab : {1, 2, 7, 8, 9, 16, 17, 65, 2048, 2049, 5000}) check_size(vocab);
     check_refusals();
-  }
+  });
   return 0;
 }

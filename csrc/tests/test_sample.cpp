@@ -1,10 +1,10 @@
 // The generator against its published vectors, the ends of the unit interval, truncation, and row
 // ends under the sanitizers.
-#include <cstdlib>
 #include <limits>
 
 #include "check.h"
 #include "cpu/sample.h"
+#include "isa.h"
 #include "math/sample.h"
 #include "ops.h"
 
@@ -134,16 +134,10 @@ int main() {
   check_published_vectors();
   check_order_keys();
   check_refusals();
-  for (const char* isa : {"baseline", "avx2", "avx512", "avx512bf16"}) {
-    setenv("RLHF_KERNELS_ISA", isa, 1);
-    try {
-      rlhf::cpu::current_isa();
-    } catch (const std::invalid_argument&) {
-      continue;  // this machine lacks it
-    }
+  rlhf::test::on_every_isa([] {
     for (int64_t vocab : {7, 15, 16, 17, 63, 65, 2047, 2048, 2049, 5000, 10001}) check_ends(vocab);
     for (int64_t vocab : {1, 2, 3, 16, 33, 2049}) check_uniform_row(vocab);
     check_rows_without_distribution();
-  }
+  });
   return 0;
 }

@@ -19,6 +19,13 @@ def make_tokens(*shape, count, dtype=torch.float32, seed=0, kept=0.6):
     return (*tensors, torch.rand(shape, generator=generator) < kept)
 
 
+def both_passes(function, inputs, upstream):
+    """Return the result and the gradients of the inputs."""
+    inputs = [x.detach().requires_grad_() for x in inputs]
+    y = function(*inputs)
+    return [y.detach(), *torch.autograd.grad(y, inputs, upstream)]
+
+
 def result_dtype(dtype):
     return torch.float64 if dtype == torch.float64 else torch.float32
 

@@ -6,6 +6,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import rlhf_kernels as rk
 from rlhf_kernels.reference.causal_attention import causal_attention as reference
+from tests.ops.helpers import both_passes
 from tests.ops.logits import DTYPES, isa, with_threads
 from tests.tolerances import FLOOR_STORAGE, max_error
 
@@ -41,13 +42,6 @@ def make_states(shape, dtype=torch.float32, seed=0, scale=1.0):
     sizes = ((heads, size), (groups, size), (groups, value_size))
     states = [normal(batch, length, *each).transpose(1, 2) for each in sizes]
     return states, normal(batch, length, heads, value_size)
-
-
-def both_passes(function, states, upstream):
-    """Return the result and the gradients of queries, keys and values."""
-    states = [x.detach().requires_grad_() for x in states]
-    y = function(*states)
-    return [y.detach(), *torch.autograd.grad(y, states, upstream)]
 
 
 def torchs(query, key, value):

@@ -6,6 +6,7 @@ from torch.nn.functional import gelu
 
 import rlhf_kernels as rk
 from rlhf_kernels.reference.gelu_tanh import gelu_tanh as reference
+from tests.ops.helpers import both_passes
 from tests.ops.logits import DTYPES, isa, with_threads
 from tests.tolerances import FLOOR_STORAGE, max_error
 
@@ -17,12 +18,6 @@ def make_units(shape, dtype=torch.float32, scale=2.0, seed=0):
     return (scale * torch.randn(shape, generator=generator)).to(dtype)
 
 
-def both_passes(function, x, upstream):
-    x = x.detach().requires_grad_()
-    y = function(x)
-    return y.detach(), torch.autograd.grad(y, x, upstream)[0]
-
-
 def torch_tanh(x):
     return gelu(x, approximate="tanh")
 
@@ -32,9 +27,9 @@ def torch_tanh(x):
 def test_both_passes_match_float64(isa, dtype, shape):
     """None, one, a vector's rest, several dimensions, past a piece, threaded."""
     x, upstream = make_units(shape, dtype), make_units(shape, dtype, 1.0, seed=1)
-    got = both_passes(rk.gelu_tanh, x, upstream)
-    want = both_passes(reference, x.double(), upstream.double())
-    near = both_passes(torch_tanh, x, upstream)
+    got = both_passes(rk.gelu_tanh, [x], upstream)
+    want = both_passes(reference, [x.double()], upstream.double())
+    near = both_passes(torch_tanh, [x], upstream)
     for ours, truth, theirs in zip(got, want, near, strict=True):
         assert ours.dtype == dtype
         assert ours.shape == x.shape
@@ -57,7 +52,7 @@ def test_small_results_are_as_exact_as_large_ones(isa):
 
 def test_far_out_it_is_the_identity_and_nothing(isa):
     x = torch.tensor([-1e4, -40.0, 40.0, 1e4, torch.inf, torch.nan])
-    y, grad = both_passes(rk.gelu_tanh, x, torch.ones(6))
+    y, grad = both_passes(rk.gelu_tanh, [x], torch.ones(6))
     assert y[:2].abs().max() < 1e-30
     assert grad[:2].abs().max() < 1e-20
     assert torch.equal(y[2:5], x[2:5])
@@ -71,7 +66,7 @@ def test_no_value_is_too_large_for_either_pass(isa, dtype):
     """Where x^2 overflows, and where x is so large that a product with a tiny number is not."""
     sizes = torch.tensor([9.9, 10.1, 60.0, 6e4, 5e10, 1e13, 1.7e19, 2e19, 1e30, 3e38, torch.inf])
     x = sizes.to(dtype)
-    up, down = (both_passes(rk.gelu_tanh, part, torch.ones(11, dtype=dtype)) for part in (x, -x))
+    up, down = (both_passes(rk.gelu_tanh, [part], torch.ones(11, dtype=dtype)) for part in (x, -x))
     assert torch.equal(up[0], x)
     assert torch.equal(up[1], torch.ones_like(x))
     for passed in down:
@@ -80,10 +75,10 @@ def test_no_value_is_too_large_for_either_pass(isa, dtype):
 
 def test_an_element_does_not_depend_on_its_place_or_the_threads(isa):
     x, upstream = make_units(40000), make_units(40000, seed=1)
-    y, grad = with_threads(1, lambda: both_passes(rk.gelu_tanh, x, upstream))
-    again = with_threads(4, lambda: both_passes(rk.gelu_tanh, x, upstream))
+    y, grad = with_threads(1, lambda: both_passes(rk.gelu_tanh, [x], upstream))
+    again = with_threads(4, lambda: both_passes(rk.gelu_tanh, [x], upstream))
     for part in (slice(3, 20), slice(8191, 8193), slice(39999, 40000)):
-        y_part, grad_part = both_passes(rk.gelu_tanh, x[part].clone(), upstream[part].clone())
+        y_part, grad_part = both_passes(rk.gelu_tanh, [x[part].clone()], upstream[part].clone())
         assert torch.equal(y_part, y[part])
         assert torch.equal(grad_part, grad[part])
     assert torch.equal(again[0], y)
@@ -92,8 +87,8 @@ def test_an_element_does_not_depend_on_its_place_or_the_threads(isa):
 
 def test_strided_inputs_equal_dense_ones():
     x, upstream = make_units((6, 10)), make_units((5, 6), seed=1)
-    strided = both_passes(rk.gelu_tanh, x[:, ::2].T, upstream)
-    dense = both_passes(rk.gelu_tanh, x[:, ::2].T.contiguous(), upstream)
+    strided = both_passes(rk.gelu_tanh, [x[:, ::2].T], upstream)
+    dense = both_passes(rk.gelu_tanh, [x[:, ::2].T.contiguous()], upstream)
     assert torch.equal(strided[0], dense[0])
     assert torch.equal(strided[1], dense[1])
 
@@ -125,7 +120,7 @@ def test_compiles_without_graph_breaks():
     x = make_units(64).requires_grad_()
     compiled = torch.compile(lambda a: rk.gelu_tanh(a).sum(), fullgraph=True, backend="aot_eager")
     compiled(x).backward()
-    expected = both_passes(rk.gelu_tanh, x, torch.ones(64))[1]
+    expected = both_passes(rk.gelu_tanh, [x], torch.ones(64))[1]
     assert torch.equal(x.grad, expected)
 
 

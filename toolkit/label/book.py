@@ -68,6 +68,17 @@ def _end_of_lines(handle: int) -> int:
     return size + 1
 
 
+def read_whole(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the records; a line that a power cut tore, or that an editor spoiled, is none."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Wait until no other import or export of a run's own file of rankings is on its way.
@@ -118,19 +129,16 @@ class Book:
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
             self.offset += len(whole)
-            for line in whole.splitlines():
-                self._take(line)
+            for row in read_whole(whole.splitlines()):
+                self._take(row)
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, row: dict[str, Any]) -> None:
         try:
-            row = json.loads(line)
-            ranking = parse_collected_ranking(0, row) if isinstance(row, dict) else None
+            ranking = parse_collected_ranking(0, row)
         except (ValueError, FieldError):
             return
-        question = self.questions.get(ranking.prompt) if ranking is not None else None
-        if ranking is None or question is None:
-            return
-        if set(question.answers) >= set(ranking.responses):
+        question = self.questions.get(ranking.prompt)
+        if question is not None and set(question.answers) >= set(ranking.responses):
             self.rankings[question.number][ranking.labeler] = ranking
 
     def add(self, row: Mapping[str, Any]) -> None:

@@ -6,14 +6,13 @@ what was exported for a labeler before, {"labeler", "released": true}.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
 from toolkit.data.collected import Question
-from toolkit.label.book import append_rows
+from toolkit.label.book import append_rows, read_whole
 
 
 class Exports:
@@ -56,23 +55,14 @@ class Exports:
 def _holders(lines: Iterable[bytes]) -> dict[str, set[str]]:
     """Return prompt's name -> who has it."""
     held: dict[str, list[str]] = defaultdict(list)
-    for row in _rows(lines):
+    for row in read_whole(lines):
+        if not isinstance(labeler := row.get("labeler"), str):
+            continue
         if "released" in row:
-            held[row["labeler"]] = []
-        held[row["labeler"]] += row.get("prompts", [])
+            held[labeler] = []
+        held[labeler] += row.get("prompts", [])
     found: dict[str, set[str]] = defaultdict(set)
     for labeler, prompts in held.items():
         for name in prompts:
             found[name].add(labeler)
     return dict(found)
-
-
-def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the records; a line that a power cut tore, or that an editor spoiled, is none."""
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("labeler"), str):
-            yield row

@@ -46,7 +46,11 @@ _OTHERS = ("softcap", "position_bias", "cache")  # what only torch's way of atte
 
 
 def _is_plainly_causal(
-    module: torch.nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, settings: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    settings: dict[str, Any],
 ) -> bool:
     causal = settings.get("is_causal")
     return (

@@ -16,6 +16,7 @@ from toolkit.pipeline.digests import Digests
 from toolkit.pipeline.events import Display, Events, Silent
 from toolkit.pipeline.files import make_folder, write_json_atomic, write_text_atomic
 from toolkit.pipeline.gates import check_gate
+from toolkit.pipeline.graph import Node
 from toolkit.pipeline.guard import only_writer
 from toolkit.pipeline.identity import own_digests
 from toolkit.pipeline.interrupt import Interrupts
@@ -42,22 +43,25 @@ class Outcome:
     decisions: list[Decision]
 
 
-def prepare(
-    loaded: Loaded, until: str | None = None, *, from_scratch: bool = False
-) -> tuple[Machine, list[Decision]]:
+def prepare(loaded: Loaded, until: str | None = None) -> tuple[Machine, list[Decision]]:
     """Decide what each stage of a spec will do; writes nothing but the memory of digests.
 
     Raises:
         SpecError: `until` names no stage of the run.
     """
-    spec = loaded.spec
-    machine = resolve_machine(spec.hardware)
-    nodes = chosen_nodes(spec, until)
+    machine = resolve_machine(loaded.spec.hardware)
+    nodes = chosen_nodes(loaded.spec, until)
+    return machine, _decide(loaded.spec, nodes, machine)
+
+
+def _decide(
+    spec: Spec, nodes: list[Node], machine: Machine, *, from_scratch: bool = False
+) -> list[Decision]:
     run = Path(spec.out)
     digests = Digests(run / ".digests.json")
     decisions = decide(spec, nodes, run, machine, digests, from_scratch=from_scratch)
     digests.save()
-    return machine, decisions
+    return decisions
 
 
 def run(
@@ -81,13 +85,13 @@ def run(
             for labels.
     """
     folder = Path(loaded.spec.out)
-    chosen_nodes(loaded.spec, until)
-    resolve_machine(loaded.spec.hardware)
+    nodes = chosen_nodes(loaded.spec, until)
+    machine = resolve_machine(loaded.spec.hardware)
     make_folder(folder)
     show = display or Silent()
     with only_writer(folder):
         Store(folder).recover()
-        machine, decisions = prepare(loaded, until, from_scratch=from_scratch)
+        decisions = _decide(loaded.spec, nodes, machine, from_scratch=from_scratch)
         _describe(folder, loaded, decisions, machine)
         events = Events(folder / "events.jsonl")
         try:
