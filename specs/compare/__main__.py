@@ -34,8 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=list(TASKS), default="cpu")
     parser.add_argument(
         "--precision", nargs="+", choices=["fp32", "bf16"],
-        help="of every system, in the tasks for speed; default: both on a GPU, on a CPU fp32 and "
-        "bf16 for ours",
+        help="of every system; default: both on a GPU, on a CPU fp32 and bf16 for ours",
     )  # fmt: skip
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="of a process")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
@@ -74,12 +73,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def everyone(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """Return each precision and who runs `sort` in it."""
+    if args.precision:
+        return [(precision, args.systems) for precision in args.precision]
+    lowered = [("bf16", ["ours"])] if "ours" in args.systems else []
+    return [("fp32", args.systems), *lowered]
+
+
 def parts(bench: Bench, args: argparse.Namespace) -> Iterator[list[Row]]:
     """Yield the rows of each task and seed as they come."""
     short = {"quick": args.quick}
     if "sort" in args.task:
         for seed in args.seeds[: 1 if args.quick else None]:
-            yield run_sort(bench, seed, args.kl, args.systems, **short)
+            for precision, systems in everyone(args):
+                yield run_sort(bench, seed, args.kl, systems, precision=precision, **short)
     for task in [name for name in args.task if name in FIXED]:
         for repeat in range(1, 2 if args.quick else args.repeats + 1):
             yield run_fixed(bench, task, repeat, args.systems, precisions=args.precision, **short)

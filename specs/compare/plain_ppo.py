@@ -5,7 +5,6 @@ Dims: B episodes, P prompt tokens (left-padded), T response tokens, V softmax wi
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import (
 from specs.compare.measure import Job, Measure, read_lines
 from specs.compare.plain_stages import (
     batches,
+    computing,
     load_tokenizer,
     make_optimizer,
     make_schedule,
@@ -66,13 +66,6 @@ class Rollout:
     def width(self) -> int:
         """T."""
         return self.mask.shape[1]
-
-
-def computing(job: Job) -> AbstractContextManager[Any]:
-    """Return the job's precision: autocast for bf16, weights in fp32 either way."""
-    if job["precision"] == "fp32":
-        return nullcontext()
-    return torch.autocast(job.get("device", "cpu"), dtype=torch.bfloat16)
 
 
 def load_models(job: Job) -> Models:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ from specs.compare.pairs import ordered_pairs
 from specs.compare.rows import check_names
 
 Records = list[dict[str, Any]]
+
+
+def computing(job: Job) -> AbstractContextManager[Any]:
+    """Return the job's precision: autocast for bf16, weights in fp32 either way."""
+    if job["precision"] == "fp32":
+        return nullcontext()
+    return torch.autocast(job.get("device", "cpu"), dtype=torch.bfloat16)
 
 
 def load_tokenizer(job: Job) -> PreTrainedTokenizerFast:
@@ -91,7 +99,8 @@ def sft(job: Job, measure: Measure) -> dict[str, Any]:
     optimizer = make_optimizer(model, config["lr"], config["optimizer"])
     schedule = make_schedule(optimizer, config["schedule"], total)
     for rows in batches(len(records), config["batch"], config["epochs"], job["seed"]):
-        loss = response_loss(model, [records[r] for r in rows], tokenizer.pad_token_id)
+        with computing(job):
+            loss = response_loss(model, [records[r] for r in rows], tokenizer.pad_token_id)
         loss.backward()
         update(model, optimizer, schedule, config["optimizer"]["clip_norm"])
         measure.step()
@@ -135,7 +144,9 @@ def reward(job: Job, measure: Measure) -> dict[str, Any]:
     schedule = make_schedule(optimizer, config["schedule"], total)
     for rows in batches(len(records), config["batch"], config["epochs"], job["seed"]):
         chosen = [records[r] for r in rows]
-        ranking_loss(score(model, answers_of(chosen), pad), chosen, config["ties"]).backward()
+        with computing(job):
+            scores = score(model, answers_of(chosen), pad)
+        ranking_loss(scores.float(), chosen, config["ties"]).backward()
         update(model, optimizer, schedule, config["optimizer"]["clip_norm"])
         measure.step()
     centre(model, job, pad)

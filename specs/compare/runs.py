@@ -57,13 +57,19 @@ Row = dict[str, Any]
 
 
 def run_sort(
-    bench: Bench, seed: int, coefficients: list[float], systems: list[str], *, quick: bool
+    bench: Bench,
+    seed: int,
+    coefficients: list[float],
+    systems: list[str],
+    *,
+    precision: str = "fp32",
+    quick: bool,
 ) -> list[Row]:
     """Run the three stages of `sort` with every system; PPO once for each KL coefficient."""
-    spec_file, folder = "specs/sort.yaml", bench.clear(bench.out / f"sort-{seed}")
+    spec_file, folder = "specs/sort.yaml", bench.clear(bench.out / f"sort-{seed}-{precision}")
     overrides = [
         f"seed={seed}", f"out={folder}/run", f"hardware.threads={bench.threads}",
-        "evaluate=null", *(QUICK_SORT if quick else []),
+        f"hardware.precision={precision}", "evaluate=null", *(QUICK_SORT if quick else []),
     ]  # fmt: skip
     base = str(folder / "base")
     first = {"spec_file": spec_file, "overrides": overrides, "models": {"base": base}}
@@ -73,7 +79,7 @@ def run_sort(
         "overrides": [*overrides, f"models.base.path={base}", "models.base.architecture=null"],
         "data": str(folder / "data"),
         "seed": seed,
-        "precision": "fp32",
+        "precision": precision,
     }
     collected = ours_first(bench, job, folder, coefficients)
     rows = []
@@ -87,7 +93,7 @@ def ours_first(bench: Bench, job: Row, folder: Path, coefficients: list[float]) 
 
     Return stage -> result; PPO's are named by their KL coefficient.
     """
-    name, results = f"sort {job['seed']} ours", {}
+    name, results = f"sort {job['seed']} ours {job['precision']}", {}
     for stage in ("data", "sft", "label", "reward"):
         mine = {**job, "stage": stage, "out": f"{folder}/ours/{stage}"}
         results[stage] = bench.run("ours", mine, f"{name} {stage}")
@@ -114,7 +120,7 @@ def _three_stages(
     models = {
         "base": f"{folder}/base", "sft": f"{home}/sft/model", "reward": f"{home}/reward/model"
     }  # fmt: skip
-    mine = {**job, "models": models}
+    mine, name = {**job, "models": models}, f"sort {job['seed']} {system} {job['precision']}"
     results = dict(ours) if system == "ours" else {}
     if system != "ours":
         for stage, coef in [("sft", None), ("reward", None), *(("ppo", c) for c in coefficients)]:
@@ -124,24 +130,27 @@ def _three_stages(
             spec = resolved(job["spec_file"], overrides)
             out = f"{home}/{key.replace(' ', '-')}"
             ask = {**mine, "stage": stage, "spec": spec, "out": out}
-            results[key] = bench.run(system, ask, f"sort {job['seed']} {system} {key}")
+            results[key] = bench.run(system, ask, f"{name} {key}")
     policies = {"sft": models["sft"]}
     policies |= {f"ppo {c:g}": f"{home}/ppo-{c:g}/model" for c in coefficients}
     ask = {**mine, "stage": "evaluate", "policies": policies, "answers": ANSWERS}
-    name = f"sort {job['seed']} {system} evaluate"
-    figures = bench.run("evaluate", {**ask, "out": f"{home}/evaluate"}, name)["settings"]
+    ask = {**ask, "out": f"{home}/evaluate"}
+    figures = bench.run("evaluate", ask, f"{name} evaluate")["settings"]
     for stage in ("sft", "reward", f"ppo {coefficients[0]:g}"):
-        bench.settings[system, stage.split()[0]] = results[stage]["settings"]
+        bench.settings.setdefault((system, stage.split()[0]), results[stage]["settings"])
     batch = resolved(job["spec_file"], job["overrides"])["ppo"]["batch"]
-    return [_sort_row(system, job["seed"], c, batch, results, figures) for c in coefficients]
+    about = {
+        "task": "sort", "system": system, "precision": job["precision"], "seed": job["seed"]
+    }  # fmt: skip
+    return [{**about, **_sort_figures(c, batch, results, figures)} for c in coefficients]
 
 
-def _sort_row(system: str, seed: int, coef: float, batch: int, results: Row, figures: Row) -> Row:
+def _sort_figures(coef: float, batch: int, results: Row, figures: Row) -> Row:
     ppo, sft, after = results[f"ppo {coef:g}"], figures["sft"], figures[f"ppo {coef:g}"]
     parts = {"sft": results["sft"], "reward": results["reward"], "ppo": ppo}
     seconds = {f"{name}_s": part["seconds"] for name, part in parts.items()}
     return {
-        "task": "sort", "system": system, "precision": "fp32", "seed": seed, "kl_coef": coef,
+        "kl_coef": coef,
         **seconds,
         "total_s": sum(seconds.values()),
         "collect_s": results["label"]["seconds"] if "label" in results else None,

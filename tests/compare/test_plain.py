@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rlhf_kernels.reference.gae import gae
 from rlhf_kernels.reference.ppo_loss import ppo_loss
@@ -92,6 +93,22 @@ def test_in_bf16_the_plain_loop_keeps_fp32_weights_and_log_probs(job):
     assert lowered.policy.dtype == torch.float32
     assert not torch.equal(one, other)
     torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+def test_in_bf16_the_first_stages_end_near_fp32_with_fp32_weights(job, tmp_path, stage):
+    job["models"]["sft"] = job["models"]["base"]
+    weights = []
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
+        mine = {**job, "stage": stage, "out": str(out), "precision": precision}
+        getattr(plain_stages, stage)(mine, Measure())
+        kept = load_file(out / "model" / "model.safetensors")
+        weights.append(torch.cat([x.flatten() for x in kept.values()]))
+    one, other = weights
+    assert other.dtype == torch.float32
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one, other, rtol=0, atol=5e-3)
 
 
 def test_the_plain_loop_runs_two_steps_of_each_stage_and_names_its_settings(job, tmp_path):
