@@ -65,6 +65,7 @@ PYTHON: dict[str, Floor] = {
     ),
     "toolkit.data": Floor("toolkit.spec", light=True),
     "toolkit.data.batches": Floor("toolkit.training.random toolkit.data toolkit.spec"),
+    "toolkit.data.shared": Floor("toolkit.data.batches"),
     "toolkit.spec": Floor(light=True),
     # rlhf_kernels: what an op means to PyTorch. Only the registry touches the native module.
     "rlhf_kernels": Floor("rlhf_kernels.ops rlhf_kernels._registry"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.label.served import records
-from toolkit.label.desk import Desk, Refused, read_ranks
+from toolkit.label.desk import BEFORE_SOMEBODY, Desk, Refused, read_ranks
 from toolkit.pipeline.people import Waiting
 
 
@@ -71,6 +73,52 @@ def test_skipping_goes_round_and_back_finds_what_was_ranked(make):
     end = desk.task("ann", after=first)
     assert (end["id"], end["ranked"], end["total"], end["mine"]) == (None, 20, 20, 20)
     assert end["previous"] is not None
+
+
+def test_what_one_has_on_the_page_comes_last_for_the_others(make):
+    desk = Desk(make(overlap=0.0))
+    first, second, *_ = names(desk, "bob")
+    desk.task("ann", first)
+    assert desk.task("bob")["id"] == second
+    assert desk.task("cy", after=names(desk, "cy")[-1])["id"] not in (first, second)
+    assert desk.task("ann", first)["id"] == first
+    desk.task("ann", after=first)  # ann goes on without ranking it
+    assert desk.task("bob")["id"] == first
+
+
+def test_the_last_prompts_are_shown_to_whoever_asks(make):
+    """Who had them on the page may have gone home."""
+    desk = Desk(make(overlap=0.0))
+    last, *others = desk.questions
+    for question in others:
+        rank(desk, "ann", question)
+    assert desk.task("ann")["id"] == desk.task("bob")["id"] == last.name
+
+
+def test_a_prompt_is_kept_from_others_for_a_while_only(make, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("toolkit.label.desk.time.monotonic", lambda: now[0])
+    desk = Desk(make(overlap=0.0))
+    first, second, *_ = names(desk, "bob")
+    desk.task("ann", first)
+    now[0] += BEFORE_SOMEBODY - 1
+    assert desk.task("bob")["id"] == second
+    now[0] += 2
+    assert desk.task("bob")["id"] == first
+
+
+def test_a_shared_prompt_is_on_the_page_of_all_at_once(make):
+    desk = Desk(make(overlap=1.0))
+    first = names(desk, "bob")[0]
+    desk.task("ann", first)
+    assert desk.task("bob")["id"] == first
+
+
+def test_many_who_ask_at_once_get_different_prompts(make):
+    desk = Desk(make(overlap=0.0))
+    with ThreadPoolExecutor(16) as pool:
+        shown = list(pool.map(lambda who: desk.task(f"labeler {who}")["id"], range(16)))
+    assert len(set(shown)) == 16
 
 
 def test_a_correction_is_a_later_record_and_the_same_again_is_none(waiting):

@@ -28,13 +28,13 @@ def ready(stages, work, *overrides):
 def backward(stages, work, *overrides):
     """The gradient of one step, its loss and accuracy, and the answers of each pass."""
     stage = ready(stages, work, *overrides)
-    collated, passes = stage._collate, []
+    scored, passes = stage._score, []
 
     def count(records):
         passes.append(sum(len(r["ranks"]) for r in records))
-        return collated(records)
+        return scored(records)
 
-    stage._collate = count
+    stage._score = count
     loss, accuracy = stage._backward(0, stage.train[:6])
     gradient = torch.cat([p.grad.flatten() for p in stage.updater.parameters])
     return gradient, loss, accuracy, passes

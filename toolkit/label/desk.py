@@ -7,6 +7,8 @@ answers, of the same and the answer, so no place on the page favours a model.
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections import Counter
 from functools import lru_cache
 from typing import Any
@@ -18,6 +20,8 @@ from toolkit.label.exported import Exports
 from toolkit.pipeline.people import Waiting
 
 LONGEST_NAME = 100
+BEFORE_SOMEBODY = 15 * 60
+"""Seconds for which a prompt that a labeler has on the page is kept from the others."""
 
 
 class Refused(ValueError):
@@ -28,8 +32,9 @@ class Desk:
     """Hands prompts to labelers and takes their ranks.
 
     A share `label.overlap` of the prompts goes to everybody. Each other one is offered until
-    somebody has ranked it; labelers meet the prompts in different orders, so that two at the same
-    time rarely have the same one. What is out in a file is in no other, and not on the page.
+    somebody has ranked it; labelers meet the prompts in different orders, and what one has on the
+    page is kept from the others for a while. What is out in a file is in no other, and not on the
+    page.
     """
 
     def __init__(self, waiting: Waiting) -> None:
@@ -40,6 +45,8 @@ class Desk:
         self.book = Book(waiting.file, self.questions)
         self.exports = Exports(waiting.file)
         self._order = lru_cache(maxsize=64)(self._make_order)
+        self._on_page: dict[str, tuple[Question, float]] = {}  # labeler -> what, and since when
+        self._lock = threading.Lock()  # between choosing a prompt and noting it
 
     def refresh(self) -> None:
         """Look at what others have ranked and exported since."""
@@ -121,7 +128,9 @@ class Desk:
         """
         self._check(labeler)
         progress = self.progress()
-        question = self._question(name) if name else self._next(labeler, after)
+        with self._lock:
+            question = self._question(name) if name else self._next(labeler, after)
+            self._note(labeler, question)
         mine = sum(self.book.by(labeler, each) is not None for each in self.questions)
         before = self._before(labeler, question)
         known = {
@@ -153,12 +162,37 @@ class Desk:
         return self.by_name[name]
 
     def _next(self, labeler: str, after: str) -> Question | None:
-        """Return the first open prompt behind another one in a labeler's order; it is a circle."""
+        """Return the first open prompt behind another one in a labeler's order; it is a circle.
+
+        What somebody else has on the page comes last: they may have gone, and it must be ranked.
+        """
         places = self._order(labeler)
         begin = places[self.by_name[after]] + 1 if after in self.by_name else 0
         order = list(places)
-        circle = (*order[begin:], *order[:begin])
-        return next((question for question in circle if self.is_open(question, labeler)), None)
+        others = self._before_others(labeler)
+        waiting = None
+        for question in (*order[begin:], *order[:begin]):
+            if self.is_open(question, labeler):
+                if question not in others:
+                    return question
+                waiting = waiting or question
+        return waiting
+
+    def _before_others(self, labeler: str) -> set[Question]:
+        """Return what other labelers have on the page, of what is not for everybody."""
+        since = time.monotonic() - BEFORE_SOMEBODY
+        return {
+            question
+            for who, (question, when) in self._on_page.items()
+            if who != labeler and when > since and not self.is_shared(question)
+        }
+
+    def _note(self, labeler: str, question: Question | None) -> None:
+        """Note what a labeler has on the page from now on."""
+        if question is None:
+            self._on_page.pop(labeler, None)
+        else:
+            self._on_page[labeler] = question, time.monotonic()
 
     def _before(self, labeler: str, question: Question | None) -> Question | None:
         """Return the nearest prompt before another one that a labeler ranked, or is to rank."""

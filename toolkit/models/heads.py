@@ -11,6 +11,7 @@ arguments into being.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +21,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from toolkit.data.batches import Batch
+from toolkit.data.batches import Batch, TokenLists, collate
+from toolkit.data.shared import collate_shared, in_pairs
 from toolkit.models.compute import attend_as_before, micro_batches, precision
 from toolkit.models.last_layer import read_trunk, wanted_last_layer
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.output import LinearHead, find_output
+from toolkit.models.shared_prompt import pays, read_shared, widest_row
 from toolkit.models.tables import add_looked_up_rows
 from toolkit.spec.schema import Hardware
 from toolkit.training.device import move
@@ -126,6 +129,29 @@ class Policy:
         slots = move(batch.slots(slice(None)), self.device)
         return each.index_copy(0, slots, out.logprobs).view(batch.mask.shape).sum(1)
 
+    @cached_property
+    def _widest(self) -> float:
+        return widest_row(self.model) if isinstance(self.output, LinearHead) else 0
+
+    def logprobs_of_answers(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Tensor:
+        """Return `answer_logprobs` of all answers to each prompt, read once where that pays; [B].
+
+        Args:
+            prompts: token ids of R prompts.
+            answers: of each its answers.
+        """
+        pad_id = self.model.config.pad_token_id
+        if not (self._widest and pays(self.model, prompts, answers, self._widest)):
+            return self.answer_logprobs(collate(*in_pairs(prompts, answers), pad_id))
+        _set_mode(self.model, self.hardware)
+        batch = collate_shared(prompts, answers, pad_id)
+        with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
+            rows = read_shared(self.model, self.output.last, batch, batch.places)
+            targets = move(batch.targets, self.device)
+            out = self.output.logprobs(rows, targets, self.temperature)
+        total = torch.zeros(len(batch.ends), device=self.device)
+        return total.index_add(0, move(batch.answer, self.device), out.logprobs)
+
     @torch.no_grad()
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the response's log-probs and entropies, fp32 [B, T], 0 outside the mask."""
@@ -184,6 +210,26 @@ class Scorer:
         """Return scores fp32 [B], read at the last real token (detail 11)."""
         hidden, ends = self._trunk(batch.ids, batch.ends)
         return self._head(hidden.flatten(0, 1)[ends])
+
+    @cached_property
+    def _widest(self) -> float:
+        return widest_row(self.model) if self.hardware.fused_head else 0
+
+    def scores_of_answers(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Tensor:
+        """Return scores fp32 [B] of all answers to each prompt, which is read once where that pays.
+
+        Args:
+            prompts: token ids of R prompts.
+            answers: of each its answers.
+        """
+        pad_id = self.model.config.pad_token_id
+        if not (self._widest and pays(self.model, prompts, answers, self._widest)):
+            return self.scores_of(collate(*in_pairs(prompts, answers), pad_id))
+        _set_mode(self.model, self.hardware)
+        batch = collate_shared(prompts, answers, pad_id)
+        with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
+            hidden = read_shared(self.model, self.last, batch, batch.ends)
+        return self._head(hidden)
 
     def values_of(self, batch: Batch) -> Tensor:
         """Return values fp32 [B, T]: at the position that predicts response[:, t].

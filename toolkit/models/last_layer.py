@@ -120,11 +120,19 @@ def wanted_last_layer(model: PreTrainedModel, hardware: Hardware) -> LastLayer |
 
 
 def read_trunk(
-    model: PreTrainedModel, last: LastLayer | None, ids: Tensor, places: Tensor
+    model: PreTrainedModel, last: LastLayer | None, ids: Tensor, places: Tensor, **more: Tensor
 ) -> Tensor:
-    """Return the hidden states [B, L, D] of `ids`, right at `places` of the flattened [B, L]."""
+    """Return the hidden states [B, L, D] of `ids`, right at `places` of the flattened [B, L].
+
+    Args:
+        model: any; its trunk computes.
+        last: hooks of its last layer.
+        ids: int64 [B, L].
+        places: int64 [N], each once.
+        more: arguments of the trunk, where a mask is not plainly causal.
+    """
     with only(last, places, ids.numel()):
-        hidden: Tensor = model.base_model(ids, use_cache=False)[0]
+        hidden: Tensor = model.base_model(ids, use_cache=False, **more)[0]
     return hidden
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import rlhf_kernels as rk
-from toolkit.data.batches import Batch, collate, cut_groups, offsets
+from toolkit.data.batches import collate, cut_groups, offsets
 from toolkit.data.lines import read_records
 from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Policy
@@ -42,13 +42,11 @@ class Part:
 
     Args:
         records: the prompts.
-        batch: their answers, N in all.
-        ranks: [N] int64 on the model's device, 1 is best.
+        ranks: [N] int64, of their answers on the model's device, 1 is best.
         groups: [prompts + 1] int64, prompt g has the answers groups[g] to groups[g + 1] - 1.
     """
 
     records: list[Record]
-    batch: Batch
     ranks: Tensor
     groups: Tensor
 
@@ -122,7 +120,7 @@ class FromRankings(ABC):
         shared = self.shared(i, useful)
         parts, seen = self._parts(useful), []
         for part in parts:
-            logratios = self._logratios(part.batch)
+            logratios = self._logratios(part)
             loss, stats = self.loss(logratios, part, shared)
             loss.backward()
             moved = -logratios.detach().sum()
@@ -132,17 +130,24 @@ class FromRankings(ABC):
             check_finite(self.ctx, i, "the loss", row[0], records=part.records)
         return _joined(rows, sum(len(r["ranks"]) for r in useful))
 
-    def _logratios(self, batch: Batch) -> Tensor:
+    def _logratios(self, part: Part) -> Tensor:
         """Return log policy - log reference of each answer [N], differentiable."""
+        prompts, answers = (
+            [r[key] for r in part.records] for key in ("prompt_ids", "responses_ids")
+        )
         with torch.no_grad():
-            theirs = self.reference.answer_logprobs(batch)
-        return self.policy.answer_logprobs(batch) - theirs
+            theirs = self.reference.logprobs_of_answers(prompts, answers)
+        return self.policy.logprobs_of_answers(prompts, answers) - theirs
 
     @torch.no_grad()
     def logratios(self, prompts: list[list[int]], answers: list[list[int]]) -> Tensor:
         """Return log policy - log reference of answers to prompts [N], without gradients."""
         batch = collate(prompts, answers, self.text.pad_id)
-        return torch.cat([self._logratios(micro) for _, micro in self.policy.micro(batch)])
+        found = [
+            self.policy.answer_logprobs(micro) - self.reference.answer_logprobs(micro)
+            for _, micro in self.policy.micro(batch)
+        ]
+        return torch.cat(found)
 
     def _parts(self, records: list[Record]) -> list[Part]:
         sizes = [len(r["ranks"]) for r in records]
@@ -152,19 +157,17 @@ class FromRankings(ABC):
         return [self._part(records[part]) for part in cut_groups(sizes, limit)]
 
     def _part(self, records: list[Record]) -> Part:
-        prompts = [r["prompt_ids"] for r in records for _ in r["responses_ids"]]
-        answers = [ids for r in records for ids in r["responses_ids"]]
         ranks = torch.tensor([rank for r in records for rank in r["ranks"]])
         groups = torch.tensor(offsets([len(r["ranks"]) for r in records]))
-        batch, device = collate(prompts, answers, self.text.pad_id), self.policy.device
-        return Part(records, batch, move(ranks, device), move(groups, device))
+        device = self.policy.device
+        return Part(records, move(ranks, device), move(groups, device))
 
     @torch.no_grad()
     def _measure(self, records: list[Record]) -> dict[str, float]:
         """Return accuracy and margin of the implicit rewards over all comparable pairs."""
         rows = []
         for part in self._parts(records):
-            stats = self.verdict(self._logratios(part.batch), part)
+            stats = self.verdict(self._logratios(part), part)
             rows.append([stats[n].float() for n in ("pairs", "accuracy", "margin")])
         found = _joined([[0.0, 0.0, *row] for row in read_rows(rows)], 1)
         return {name: found[name] for name in ("accuracy", "margin")}

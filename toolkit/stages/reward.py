@@ -151,7 +151,7 @@ class Reward:
         parts = by_answers(useful, self._answers_a_pass(useful))
         seen: list[list[Tensor]] = []
         for part in parts:
-            scores = self.scorer.scores_of(self._collate(part))
+            scores = self._score(part)
             loss, stats = self._loss(scores, part, denominator=len(useful))
             loss.backward()
             seen.append([loss.detach(), stats["accuracy"], stats["pairs"]])
@@ -177,10 +177,10 @@ class Reward:
             scores, ranks, groups, ties=self.config.ties, denominator=denominator
         )
 
-    def _collate(self, records: list[Record]) -> Any:
-        prompts = [r["prompt_ids"] for r in records for _ in r["responses_ids"]]
-        responses = [ids for r in records for ids in r["responses_ids"]]
-        return collate(prompts, responses, self.text.pad_id)
+    def _score(self, records: list[Record]) -> Tensor:
+        """Scores of all answers, prompt by prompt; differentiable."""
+        prompts, answers = ([r[key] for r in records] for key in ("prompt_ids", "responses_ids"))
+        return self.scorer.scores_of_answers(prompts, answers)
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer, schedule, held-out figures of each epoch so far."""
@@ -260,12 +260,12 @@ class Reward:
             for name, places in sorted(groups.items())
         }
 
+    @torch.no_grad()
     def _scores(self, records: list[Record]) -> list[Tensor]:
         """Scores of each record's answers, computed many records at a time."""
         scores: list[Tensor] = []
-        for part in by_answers(records, _CHUNK):
-            flat = self.scorer.scores(self._collate(part))
-            scores += flat.split([len(r["ranks"]) for r in part])
+        for part in by_answers(records, self._answers_a_pass(records) or _CHUNK):
+            scores += self._score(part).split([len(r["ranks"]) for r in part])
         return scores
 
     def measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
