@@ -52,8 +52,9 @@ class Hardware:
     fused_head: bool = key(
         True,
         "losses straight from hidden states and the head's weight: logits of a whole batch never "
-        "exist, and the last layer's feed-forward is computed only where it is read; false: the "
-        "whole model and its own logits, for comparison or for a head that is no matrix",
+        "exist, the last layer's feed-forward is computed only where it is read, and a prompt with "
+        "several ranked answers once for all of them; false: the whole model and its own logits, "
+        "for comparison or for a head that is no matrix",
     )
     gradient_checkpointing: bool = key(False, "recompute activations in backward to save memory")
     cuda_graphs: Literal["auto", "off"] = key(

@@ -4,7 +4,7 @@
     implicit reward = beta logratio
 
 The policy starts as the reference, the SFT model. All answers of a prompt are one batch element
-and each is forwarded once, as in the reward model.
+and each is forwarded once, and where that pays the prompt too, as in the reward model.
 """
 
 from __future__ import annotations
