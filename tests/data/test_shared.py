@@ -2,7 +2,7 @@
 
 import pytest
 
-from toolkit.data.shared import collate_shared, in_pairs, shared_width
+from toolkit.data.shared import collate_shared, shared_width
 
 PROMPTS = [[5, 6], [7, 8, 9]]
 ANSWERS = [[[1], [2, 3], []], [[4, 4]]]
@@ -27,12 +27,6 @@ def test_a_token_is_predicted_by_the_one_before_it_in_its_own_sequence():
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(ValueError, match="a prompt has no tokens"):
         collate_shared([[]], [[[1]]], 0)
-
-
-def test_in_pairs_repeats_the_prompt_of_each_answer():
-    prompts, answers = in_pairs(PROMPTS, ANSWERS)
-    assert prompts == [[5, 6], [5, 6], [5, 6], [7, 8, 9]]
-    assert answers == [[1], [2, 3], [], [4, 4]]
 
 
 def test_a_token_sees_the_prompt_and_its_own_answer_before_it():

@@ -11,7 +11,7 @@ from toolkit.data.batches import collate
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
-from toolkit.models.shared_prompt import pays, widest_row
+from toolkit.models.shared_prompt import shared_rows, widest_row
 from toolkit.spec.schema import Hardware, ModelSource
 from toolkit.training.random import Stream
 
@@ -173,11 +173,13 @@ def test_the_trial_leaves_a_model_as_it_was(text, tmp_path):
         (8, [], 32, 100, False),
         (256, [512] * 4, 4096, 1e9, True),  # three quarters of the tokens
         (256, [512] * 4, 256, 1e9, False),  # but attention over a row of 2304
+        (8000, [100] * 9, 10**5, 1e9, False),  # a mask of 79 million
     ],
 )
 def test_rows_are_taken_where_they_are_clearly_faster(prompt, answers, size, widest, paid):
-    model = SimpleNamespace(config=GPT2Config(n_embd=size))
-    assert pays(model, [[1] * prompt], [[[1] * n for n in answers]], widest) is paid
+    model = SimpleNamespace(config=GPT2Config(n_embd=size, pad_token_id=0))
+    rows = shared_rows(model, widest, [[1] * prompt], [[[1] * n for n in answers]])
+    assert (rows is not None) is paid
 
 
 def test_bf16_scores_are_as_near_as_apart(text, tmp_path):

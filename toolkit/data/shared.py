@@ -89,9 +89,3 @@ def shared_width(prompts: TokenLists, answers: Sequence[TokenLists]) -> int:
     """Return L, the tokens of the longest row."""
     rows = zip(prompts, answers, strict=True)
     return max((len(prompt) + sum(map(len, own)) for prompt, own in rows), default=0)
-
-
-def in_pairs(prompts: TokenLists, answers: Sequence[TokenLists]) -> tuple[TokenLists, TokenLists]:
-    """Return (the prompt of each answer, each answer)."""
-    each = [prompt for prompt, own in zip(prompts, answers, strict=True) for _ in own]
-    return each, [answer for own in answers for answer in own]

@@ -22,12 +22,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from toolkit.data.batches import Batch, TokenLists, collate
-from toolkit.data.shared import collate_shared, in_pairs
 from toolkit.models.compute import attend_as_before, micro_batches, precision
 from toolkit.models.last_layer import read_trunk, wanted_last_layer
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.output import LinearHead, find_output
-from toolkit.models.shared_prompt import pays, read_shared, widest_row
+from toolkit.models.shared_prompt import read_shared, shared_rows, widest_row
 from toolkit.models.tables import add_looked_up_rows
 from toolkit.spec.schema import Hardware
 from toolkit.training.device import move
@@ -140,11 +139,10 @@ class Policy:
             prompts: token ids of R prompts.
             answers: of each its answers.
         """
-        pad_id = self.model.config.pad_token_id
-        if not (self._widest and pays(self.model, prompts, answers, self._widest)):
-            return self.answer_logprobs(collate(*in_pairs(prompts, answers), pad_id))
+        batch = shared_rows(self.model, self._widest, prompts, answers)
+        if batch is None:
+            return self.answer_logprobs(_apart(self.model, prompts, answers))
         _set_mode(self.model, self.hardware)
-        batch = collate_shared(prompts, answers, pad_id)
         with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
             rows = read_shared(self.model, self.output.last, batch, batch.places)
             targets = move(batch.targets, self.device)
@@ -222,11 +220,10 @@ class Scorer:
             prompts: token ids of R prompts.
             answers: of each its answers.
         """
-        pad_id = self.model.config.pad_token_id
-        if not (self._widest and pays(self.model, prompts, answers, self._widest)):
-            return self.scores_of(collate(*in_pairs(prompts, answers), pad_id))
+        batch = shared_rows(self.model, self._widest, prompts, answers)
+        if batch is None:
+            return self.scores_of(_apart(self.model, prompts, answers))
         _set_mode(self.model, self.hardware)
-        batch = collate_shared(prompts, answers, pad_id)
         with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
             hidden = read_shared(self.model, self.last, batch, batch.ends)
         return self._head(hidden)
@@ -252,6 +249,12 @@ class Scorer:
         """Return values [B, T] without gradients, 0 where the mask is False."""
         parts = [self.values_of(micro) for _, micro in self.micro(batch)]
         return torch.cat(parts) * move(batch.mask, self.device)
+
+
+def _apart(model: PreTrainedModel, prompts: TokenLists, answers: Sequence[TokenLists]) -> Batch:
+    """Each answer with a prompt of its own."""
+    each = [prompt for prompt, own in zip(prompts, answers, strict=True) for _ in own]
+    return collate(each, [ids for own in answers for ids in own], model.config.pad_token_id)
 
 
 def _allow_checkpointing(model: PreTrainedModel, hardware: Hardware) -> None:

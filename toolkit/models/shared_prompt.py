@@ -23,6 +23,7 @@ from toolkit.training.device import move
 _EXACT = 1e-5  # of the largest hidden state; fp32 gives 1e-7
 _POWER = 20.0  # seeing everything before must change the states so many times more
 _WORTH = 0.9  # of the time apart, up to which rows are taken
+_MOST_PAIRS = 2**26  # of tokens in a mask, which takes up to four bytes for each
 _LIMITS, _NO_LIMITS = ("window", "attention_chunk"), ("layer", "pattern")  # in names of a config
 
 
@@ -47,21 +48,31 @@ def read_shared(
     return hidden.flatten(0, 1)[move(places, device)]
 
 
-def pays(
-    model: PreTrainedModel, prompts: TokenLists, answers: Sequence[TokenLists], widest: float
-) -> bool:
-    """Say whether rows of at most `widest` tokens hold them, and are clearly faster than apart.
+def shared_rows(
+    model: PreTrainedModel, widest: float, prompts: TokenLists, answers: Sequence[TokenLists]
+) -> SharedBatch | None:
+    """Return rows of prompts with their answers; None where they are not clearly faster than apart.
 
     Of a layer with D features, a token's products take 6 D times as long as a pair of tokens that
     attend to each other; apart, half of the pairs are left out, under a mask they take twice as
     long.
+
+    Args:
+        model: who reads them.
+        widest: what `widest_row` found.
+        prompts: token ids of R prompts.
+        answers: of each its answers.
     """
+    rows, width = len(prompts), shared_width(prompts, answers)
+    if not 0 < width <= widest or rows * width**2 > _MOST_PAIRS:
+        return None
     size = model.config.get_text_config().hidden_size
-    width = shared_width(prompts, answers)
     joined = zip(prompts, answers, strict=True)
     longest = max((len(p) + len(a) for p, own in joined for a in own), default=0)
     apart = sum(map(len, answers)) * longest * (6 * size + longest / 2)
-    return 0 < width <= widest and len(prompts) * width * (6 * size + 2 * width) <= _WORTH * apart
+    if rows * width * (6 * size + 2 * width) > _WORTH * apart:
+        return None
+    return collate_shared(prompts, answers, model.config.pad_token_id)
 
 
 @torch.no_grad()

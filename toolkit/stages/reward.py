@@ -3,8 +3,9 @@
     loss = - mean over prompts, mean over a prompt's pairs, log sigmoid(r(x, y_w) - r(x, y_l))
 
 All pairs of a prompt are one batch element: each answer is forwarded once, and where that pays the
-prompt too (`element: pair` shuffles single pairs instead, for comparison). Afterwards scores are shifted so that the demonstrations
-average 0; the shift stands as `score_offset` in config.json, since such heads have no bias.
+prompt too (`element: pair` shuffles single pairs instead, for comparison). Afterwards scores are
+shifted so that the demonstrations average 0; the shift stands as `score_offset` in config.json,
+since such heads have no bias.
 """
 
 from __future__ import annotations
