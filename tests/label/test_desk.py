@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
 
 import pytest
 
-from tests.label.served import records
+from tests.label.served import at_the_same_time, records
 from toolkit.label.desk import BEFORE_SOMEBODY, Desk, Refused, read_ranks
 from toolkit.pipeline.people import Waiting
 
@@ -114,11 +114,38 @@ def test_a_shared_prompt_is_on_the_page_of_all_at_once(make):
     assert desk.task("bob")["id"] == first
 
 
-def test_many_who_ask_at_once_get_different_prompts(make):
+def test_many_who_ask_at_once_get_different_prompts(make, monkeypatch):
     desk = Desk(make(overlap=0.0))
-    with ThreadPoolExecutor(16) as pool:
-        shown = list(pool.map(lambda who: desk.task(f"labeler {who}")["id"], range(16)))
+    noted = desk._note
+
+    def slowly(*noting):
+        time.sleep(0.01)
+        noted(*noting)
+
+    monkeypatch.setattr(desk, "_note", slowly)
+    shown = at_the_same_time(lambda who: desk.task(f"labeler {who}")["id"], 16)
     assert len(set(shown)) == 16
+
+
+def test_one_that_is_skipped_comes_last(make):
+    desk = Desk(make(overlap=0.0))
+    first, second, *others = desk.questions
+    for question in others:
+        rank(desk, "ann", question)
+    desk.task("bob", first.name)
+    assert desk.task("ann")["id"] == second.name
+    assert desk.task("ann", after=second.name)["id"] == first.name
+
+
+def test_who_is_done_has_nothing_on_the_page(make):
+    desk = Desk(make(overlap=0.0))
+    last, *others = desk.questions
+    for question in others:
+        rank(desk, "ann", question)
+    desk.task("ann")
+    rank(desk, "ann", last)
+    assert desk.task("ann")["id"] is None
+    assert desk._on_page == {}
 
 
 def test_a_correction_is_a_later_record_and_the_same_again_is_none(waiting):

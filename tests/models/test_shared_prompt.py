@@ -21,8 +21,14 @@ SIZES = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }  # fmt: skip
-PLAIN = Hardware(fused_head=False)
 ABLE = ["gpt2", "llama", "qwen2", "gpt_neox"]
+
+
+def able(kind, model, *args, **hardware):
+    """A Scorer or Policy that reads a prompt once."""
+    made = kind(model, *args, Hardware(**hardware))
+    made.allow_rows()
+    return made
 
 
 def language_model(architecture, text, **config):
@@ -64,8 +70,7 @@ def passes(scorer):
 @pytest.mark.parametrize("architecture", ABLE)
 def test_scores_and_gradients_stay(text, tmp_path, architecture):
     model = make(architecture, text, tmp_path)
-    ours, plain = Scorer(model, Hardware()), Scorer(model, PLAIN)
-    ours.scores_of_answers(PROMPTS, ANSWERS)  # the trial is over
+    ours, plain = able(Scorer, model), Scorer(model, Hardware())
     shared, few = tokens_read(model, lambda: passes(ours))
     apart, many = tokens_read(model, lambda: passes(plain))
     assert (few, many) == (3 * 14, 8 * 11)
@@ -75,7 +80,7 @@ def test_scores_and_gradients_stay(text, tmp_path, architecture):
 
 
 def test_scores_are_those_of_each_answer_alone(text, tmp_path):
-    scorer = Scorer(make("gpt2", text, tmp_path), Hardware())
+    scorer = able(Scorer, make("gpt2", text, tmp_path))
     scores = scorer.scores_of_answers(PROMPTS, ANSWERS)
     each = [(p, a) for p, own in zip(PROMPTS, ANSWERS, strict=True) for a in own]
     alone = [scorer.scores(collate([p], [a], text.pad_id)) for p, a in each]
@@ -86,9 +91,10 @@ def test_scores_are_those_of_each_answer_alone(text, tmp_path):
 def test_log_probs_of_answers_and_their_gradients_stay(text, tmp_path, architecture):
     model = language_model(architecture, text)
     found = []
-    for hardware in (Hardware(), PLAIN):
-        policy = Policy(model, text.vocab, hardware)
-        policy.logprobs_of_answers(PROMPTS, ANSWERS)  # the trial is over
+    plain = Policy(model, text.vocab, Hardware(), temperature=0.7)
+    rows = Policy(model, text.vocab, Hardware(), temperature=0.7)
+    rows.allow_rows()
+    for policy in (rows, plain):
         model.zero_grad()
         each, tokens = tokens_read(model, lambda p=policy: p.logprobs_of_answers(PROMPTS, ANSWERS))
         (each * torch.linspace(-1, 1, len(each))).sum().backward()
@@ -103,7 +109,7 @@ def test_log_probs_of_answers_and_their_gradients_stay(text, tmp_path, architect
 
 
 def test_an_answer_does_not_see_the_others(text, tmp_path):
-    scorer = Scorer(make("llama", text, tmp_path), Hardware())
+    scorer = able(Scorer, make("llama", text, tmp_path))
     before = scorer.scores_of_answers(PROMPTS, ANSWERS)
     changed = [[*own] for own in ANSWERS]
     changed[0][1] = [7, 7, 9]
@@ -117,17 +123,16 @@ def test_a_model_that_goes_by_places_in_the_row_reads_answers_apart(text, tmp_pa
     """bloom's attention falls off with the distance in the row, whatever positions it is given."""
     model = make("bloom", text, tmp_path)
     assert widest_row(model) == 0
-    (scores, _), tokens = tokens_read(model, lambda: passes(Scorer(model, Hardware())))
+    (scores, _), tokens = tokens_read(model, lambda: passes(able(Scorer, model)))
     assert tokens >= 8 * 11
-    torch.testing.assert_close(scores, passes(Scorer(model, PLAIN))[0])
+    torch.testing.assert_close(scores, passes(Scorer(model, Hardware()))[0])
 
 
 def test_a_row_is_no_wider_than_what_a_model_looks_back(text, tmp_path):
     for window, expected in ((13, 8 * 11), (14, 3 * 14)):
         model = make("mistral", text, tmp_path, sliding_window=window)
         assert widest_row(model) == window
-        scorer = Scorer(model, Hardware())
-        scorer.scores_of_answers(PROMPTS, ANSWERS)  # the trial is over
+        scorer = able(Scorer, model)
         _, tokens = tokens_read(model, lambda s=scorer: s.scores_of_answers(PROMPTS, ANSWERS))
         assert tokens == expected
 
@@ -139,6 +144,7 @@ def test_a_row_is_no_wider_than_what_a_model_looks_back(text, tmp_path):
         ({"attention_chunk_size": 30}, 30),
         ({"max_window_layers": 2, "sliding_window_pattern": 3}, float("inf")),
         ({"sliding_window": None, "use_sliding_window": True}, float("inf")),
+        ({"sliding_window": 0}, float("inf")),
     ],
 )
 def test_windows_are_found_whatever_a_config_calls_them(text, tmp_path, named, widest):
@@ -182,21 +188,110 @@ def test_rows_are_taken_where_they_are_clearly_faster(prompt, answers, size, wid
     assert (rows is not None) is paid
 
 
+def trunk_calls(model, read):
+    """How often a gpt2's first layer was computed in both passes, and under which autocast."""
+    calls = []
+    handle = model.transformer.h[0].attn.register_forward_pre_hook(
+        lambda *_: calls.append(torch.is_autocast_enabled("cpu"))
+    )
+    try:
+        read().square().sum().backward()
+    finally:
+        handle.remove()
+    return calls
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_rows_are_computed_as_the_spec_says(text, tmp_path, precision, checkpointing):
+    """In bf16, and with activations computed again."""
+    hardware = {"precision": precision, "gradient_checkpointing": checkpointing}
+    scorer = able(Scorer, make("gpt2", text, tmp_path), **hardware)
+    policy = able(Policy, tiny_model(text), text.vocab, **hardware)
+    for model, read in (
+        (scorer.model, scorer.scores_of_answers), (policy.model, policy.logprobs_of_answers)
+    ):  # fmt: skip
+        calls = trunk_calls(model, lambda r=read: r(PROMPTS, ANSWERS))
+        assert calls == [precision == "bf16"] * (1 + checkpointing)
+
+
 def test_bf16_scores_are_as_near_as_apart(text, tmp_path):
     model = make("llama", text, tmp_path)
-    truth = Scorer(model, PLAIN).scores_of_answers(PROMPTS, ANSWERS)
-    lowered = Scorer(model, Hardware(precision="bf16")).scores_of_answers(PROMPTS, ANSWERS)
-    apart = Scorer(model, Hardware(precision="bf16", fused_head=False)).scores_of_answers(
-        PROMPTS, ANSWERS
-    )
+    truth = Scorer(model, Hardware()).scores_of_answers(PROMPTS, ANSWERS)
+    lowered = able(Scorer, model, precision="bf16").scores_of_answers(PROMPTS, ANSWERS)
+    apart = Scorer(model, Hardware(precision="bf16")).scores_of_answers(PROMPTS, ANSWERS)
     assert not torch.equal(lowered, truth)
     assert (lowered - truth).abs().max() <= 3 * (apart - truth).abs().max() + 1e-3
 
 
 def test_recomputed_activations_change_nothing(text, tmp_path):
     model = make("gpt2", text, tmp_path)
-    scores, grads = passes(Scorer(model, Hardware()))
-    again = passes(Scorer(model, Hardware(gradient_checkpointing=True)))
+    scores, grads = passes(able(Scorer, model))
+    again = passes(able(Scorer, model, gradient_checkpointing=True))
     torch.testing.assert_close(again[0], scores, rtol=2e-5, atol=2e-6)
     for name, grad in grads.items():
         torch.testing.assert_close(again[1][name], grad, rtol=1e-3, atol=2e-6, msg=name)
+
+
+def test_the_last_feed_forward_is_computed_at_the_ends_alone(text, tmp_path):
+    scorer, seen = able(Scorer, make("gpt2", text, tmp_path)), []
+    scorer.model.transformer.h[-1].mlp.c_fc.register_forward_hook(
+        lambda _, given, out: seen.append(given[0].shape.numel() // 32)
+    )
+    scorer.scores_of_answers(PROMPTS, ANSWERS)
+    assert seen == [8]
+
+
+def test_unless_a_stage_asks_answers_are_read_apart(text, tmp_path):
+    model = make("gpt2", text, tmp_path)
+    for scorer in (Scorer(model, Hardware()), able(Scorer, model, fused_head=False)):
+        _, tokens = tokens_read(model, lambda s=scorer: s.scores_of_answers(PROMPTS, ANSWERS))
+        assert tokens == 8 * 11
+    policy = able(Policy, tiny_model(text), text.vocab, fused_head=False)
+    assert policy.widest == 0
+
+
+class Spoilt(torch.nn.Module):
+    """Adds something to a module's result, by places in the row."""
+
+    def __init__(self, inner, spoil):
+        super().__init__()
+        self.inner, self.spoil = inner, spoil
+
+    def forward(self, x):
+        y = self.inner(x)
+        return y + self.spoil(torch.arange(y.shape[-2])).unsqueeze(-1) * torch.ones(y.shape[-1])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda at: 1e-3 * at,
+        lambda at: 1e-4 * (at % 2),
+        lambda at: (at >= 20).float(),  # seen by the last of twenty answers alone
+    ],
+)
+def test_what_goes_by_places_in_the_row_is_refused_however_little(text, tmp_path, spoil):
+    model = make("gpt2", text, tmp_path)
+    model.transformer.ln_f = Spoilt(model.transformer.ln_f, spoil)
+    assert widest_row(model) == 0
+
+
+def test_a_model_on_which_a_mask_has_no_effect_was_not_tried(text, tmp_path):
+    model = make("gpt2", text, tmp_path)
+    for layer in model.transformer.h:
+        torch.nn.init.zeros_(layer.attn.c_proj.weight)
+    assert widest_row(model) == 0
+
+
+def test_a_model_that_refuses_positions_reads_answers_apart(text, tmp_path, monkeypatch):
+    model = make("gpt2", text, tmp_path)
+    forward = model.transformer.forward
+
+    def refuse(*args, **named):
+        if "position_ids" in named:
+            raise RuntimeError("no positions")
+        return forward(*args, **named)
+
+    monkeypatch.setattr(model.transformer, "forward", refuse)
+    assert widest_row(model) == 0

@@ -251,6 +251,19 @@ def test_answer_logprobs_add_up_the_tokens(stages, tmp_path):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
+def test_a_step_is_the_same_with_a_prompt_read_once_and_again_for_each_answer(
+    stages, tmp_path, kind
+):
+    rows, apart = (ready(stages, kind, tmp_path / name) for name in ("rows", "apart"))
+    assert rows.policy.widest == rows.reference.widest == float("inf")
+    apart.policy.widest = apart.reference.widest = 0
+    figures = [stage._backward(0, stage._taken(0, 0)) for stage in (rows, apart)]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-5)
+    ours, plain = gradients(rows), gradients(apart)
+    assert 0 < (ours - plain).norm() < 1e-4 * plain.norm()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
 def test_a_whole_run_ends_in_an_evaluation_and_needs_no_reward_model(tmp_path, kind):
     run_tiny(tmp_path / "run", "ppo=null", SECTIONS[kind], "evaluate.win_rate=[oracle]")
     assert not (tmp_path / "run" / "stages" / "reward.1").exists()

@@ -6,6 +6,7 @@ import torch
 from tests.end_to_end import run_tiny
 from tests.stages.test_kernels_used import context
 from toolkit.models import compute
+from toolkit.stages import reward
 from toolkit.stages.reward import Reward
 from toolkit.training.loop import configure
 
@@ -62,3 +63,34 @@ def test_the_spec_sets_how_far_untrained_scores_spread(stages, tmp_path):
     torch.testing.assert_close(small.model.score.weight, head.weight * factor)
     spread = [torch.cat(stage._scores(stage.train)).std().item() for stage in (usual, small)]
     assert spread[1] == pytest.approx(spread[0] * factor, rel=1e-3)
+
+
+def test_whether_rows_are_read_is_decided_at_the_start_and_kept(stages, tmp_path, monkeypatch):
+    """By the weights a stage begins with, so that one that goes on decides as it did."""
+    stage = ready(stages, tmp_path / "work")
+    assert stage.scorer.widest == float("inf")
+    stage.scorer.widest = 77
+    stage.restore(stage.state())
+    stage._centre()
+    assert stage.scorer.widest == 77
+
+
+def test_a_long_answer_makes_the_passes_of_its_own_chunk_shorter_alone(
+    stages, tmp_path, monkeypatch
+):
+    stage = ready(stages, tmp_path / "work")
+    records = [{**r, "responses_ids": [*r["responses_ids"]]} for r in stage.train[:8]]
+    records[0]["responses_ids"][0] = [1] * 20
+    sizes, score = [], stage._score
+
+    def count(part):
+        sizes.append(len(part))
+        return score(part)
+
+    stage._score = count
+    monkeypatch.setattr(compute, "_CPU_TOKENS", 200)
+    monkeypatch.setattr(reward, "_CHUNK", 4 * len(records[0]["ranks"]))
+    scores = stage._scores(records)
+    assert [len(x) for x in scores] == [len(r["ranks"]) for r in records]
+    assert sum(sizes) == 8
+    assert sizes[-1] > sizes[0]

@@ -32,9 +32,9 @@ class Desk:
     """Hands prompts to labelers and takes their ranks.
 
     A share `label.overlap` of the prompts goes to everybody. Each other one is offered until
-    somebody has ranked it; labelers meet the prompts in different orders, and what one has on the
-    page is kept from the others for a while. What is out in a file is in no other, and not on the
-    page.
+    somebody has ranked it; labelers meet the prompts in different orders, and what one has on this
+    desk's page the others get last, for a while. What is out in a file is in no other, and not on
+    the page.
     """
 
     def __init__(self, waiting: Waiting) -> None:
@@ -164,19 +164,16 @@ class Desk:
     def _next(self, labeler: str, after: str) -> Question | None:
         """Return the first open prompt behind another one in a labeler's order; it is a circle.
 
-        What somebody else has on the page comes last: they may have gone, and it must be ranked.
+        What somebody else has on the page comes late: they may have gone, and it must be ranked.
+        Last comes the one that was skipped.
         """
         places = self._order(labeler)
-        begin = places[self.by_name[after]] + 1 if after in self.by_name else 0
+        skipped = self.by_name.get(after)
+        begin = places[skipped] + 1 if skipped is not None else 0
         order = list(places)
         others = self._before_others(labeler)
-        waiting = None
-        for question in (*order[begin:], *order[:begin]):
-            if self.is_open(question, labeler):
-                if question not in others:
-                    return question
-                waiting = waiting or question
-        return waiting
+        circle = [q for q in (*order[begin:], *order[:begin]) if self.is_open(q, labeler)]
+        return min(circle, key=lambda q: (q == skipped, q in others), default=None)
 
     def _before_others(self, labeler: str) -> set[Question]:
         """Return what other labelers have on the page, of what is not for everybody."""

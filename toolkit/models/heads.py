@@ -3,7 +3,7 @@
 Dims: B sequences, T response tokens, N response tokens that count in a micro-batch (row-major over
 [B, T]), V softmax width, D hidden.
 Sequences are right-padded and models causal, so real tokens never attend to padding and no
-attention mask is needed.
+attention mask is needed, but for rows of a prompt with several answers (shared_prompt.py).
 The log-softmax, losses and KL are `rlhf_kernels`'; this file and output.py only bring their
 arguments into being.
 """
@@ -48,6 +48,7 @@ class Policy:
     hardware: Hardware
     temperature: float = 1.0
     steps: Any = field(default=None, init=False, repr=False, compare=False)  # of graphs.py
+    widest: float = field(default=0, init=False)  # of rows; `allow_rows`
 
     def __post_init__(self) -> None:
         """Find the head; its weight's and the embedding's gradients add up in one place."""
@@ -128,9 +129,12 @@ class Policy:
         slots = move(batch.slots(slice(None)), self.device)
         return each.index_copy(0, slots, out.logprobs).view(batch.mask.shape).sum(1)
 
-    @cached_property
-    def _widest(self) -> float:
-        return widest_row(self.model) if isinstance(self.output, LinearHead) else 0
+    def allow_rows(self) -> None:
+        """Have `logprobs_of_answers` read a prompt once, if the model can: decided by its weights.
+
+        So a stage asks at its start, before it goes on from a checkpoint.
+        """
+        self.widest = widest_row(self.model) if isinstance(self.output, LinearHead) else 0
 
     def logprobs_of_answers(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Tensor:
         """Return `answer_logprobs` of all answers to each prompt, read once where that pays; [B].
@@ -139,7 +143,7 @@ class Policy:
             prompts: token ids of R prompts.
             answers: of each its answers.
         """
-        batch = shared_rows(self.model, self._widest, prompts, answers)
+        batch = shared_rows(self.model, self.widest, prompts, answers)
         if batch is None:
             return self.answer_logprobs(_apart(self.model, prompts, answers))
         _set_mode(self.model, self.hardware)
@@ -175,6 +179,7 @@ class Scorer:
 
     model: PreTrainedModel
     hardware: Hardware
+    widest: float = field(default=0, init=False)  # of rows; `allow_rows`
 
     def __post_init__(self) -> None:
         """Read the centring constant; the embedding's gradients add up in one place."""
@@ -209,9 +214,12 @@ class Scorer:
         hidden, ends = self._trunk(batch.ids, batch.ends)
         return self._head(hidden.flatten(0, 1)[ends])
 
-    @cached_property
-    def _widest(self) -> float:
-        return widest_row(self.model) if self.hardware.fused_head else 0
+    def allow_rows(self) -> None:
+        """Have `scores_of_answers` read a prompt once, if the model can: decided by its weights.
+
+        So a stage asks at its start, before it goes on from a checkpoint.
+        """
+        self.widest = widest_row(self.model) if self.hardware.fused_head else 0
 
     def scores_of_answers(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Tensor:
         """Return scores fp32 [B] of all answers to each prompt, which is read once where that pays.
@@ -220,7 +228,7 @@ class Scorer:
             prompts: token ids of R prompts.
             answers: of each its answers.
         """
-        batch = shared_rows(self.model, self._widest, prompts, answers)
+        batch = shared_rows(self.model, self.widest, prompts, answers)
         if batch is None:
             return self.scores_of(_apart(self.model, prompts, answers))
         _set_mode(self.model, self.hardware)

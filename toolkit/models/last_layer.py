@@ -21,8 +21,9 @@ from transformers import PreTrainedModel
 
 from toolkit.spec.schema import Hardware
 
-_EXACT = 1e-5  # of the largest hidden state; fp32 gives 1e-7
-_POWER = 20.0  # what is left out must change the others so many times more
+# Of a trial: what must stay the same, and what must not.
+EXACT = 1e-5  # of the largest hidden state; fp32 gives 1e-7
+POWER = 20.0  # what is left out must change the others so many times more
 _MOST = 0.9  # share of positions read, above which choosing them costs more than it saves
 
 
@@ -181,8 +182,8 @@ def _can_do(last: LastLayer, mlp: torch.nn.Module, model: PreTrainedModel) -> bo
 def _changes_nothing(ours: Tensor, plain: Tensor, rows: Tensor) -> bool:
     error = (ours - plain).abs().amax(1)
     read = error[rows].max()
-    tried = _POWER * read < error.max()
-    return bool(tried & (read <= _EXACT * plain.abs().max()))
+    tried = POWER * read < error.max()
+    return bool(tried & (read <= EXACT * plain.abs().max()))
 
 
 def _sees_no_other(mlp: torch.nn.Module, model: PreTrainedModel, ids: Tensor, rows: Tensor) -> bool:

@@ -17,11 +17,9 @@ from transformers import PreTrainedModel
 
 from toolkit.data.batches import TokenLists, collate
 from toolkit.data.shared import SharedBatch, collate_shared, shared_width
-from toolkit.models.last_layer import LastLayer, read_trunk
+from toolkit.models.last_layer import EXACT, POWER, LastLayer, read_trunk
 from toolkit.training.device import move
 
-_EXACT = 1e-5  # of the largest hidden state; fp32 gives 1e-7
-_POWER = 20.0  # seeing everything before must change the states so many times more
 _WORTH = 0.9  # of the time apart, up to which rows are taken
 _MOST_PAIRS = 2**26  # of tokens in a mask, which takes up to four bytes for each
 _LIMITS, _NO_LIMITS = ("window", "attention_chunk"), ("layer", "pattern")  # in names of a config
@@ -81,7 +79,8 @@ def widest_row(model: PreTrainedModel) -> float:
 
     Whether it keeps to a mask and positions of ours is tried on a few tokens. They are twenty
     short answers, the last of them far from the prompt in the row and near it by their positions: a
-    model that goes by places in the row gives itself away.
+    model that goes by places in the row gives itself away, unless by a weight that is 0 until
+    training moves it.
     """
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return 0
@@ -107,6 +106,7 @@ def _window(model: PreTrainedModel) -> float:
         if any(x in name for x in _LIMITS)
         and not any(x in name for x in _NO_LIMITS)
         and type(size) is int
+        and size > 0  # 0: none, as qwen2_moe has it
     ]
     return min(sizes, default=math.inf)
 
@@ -121,4 +121,4 @@ def _changes_nothing(model: PreTrainedModel, prompt: list[int], answers: list[li
     error, other = (
         (read_shared(model, None, rows, rows.ends) - states).abs().max() for rows in (batch, blind)
     )
-    return bool((error <= _EXACT * states.abs().max()) & (_POWER * error < other))
+    return bool((error <= EXACT * states.abs().max()) & (POWER * error < other))

@@ -87,6 +87,8 @@ class FromRankings(ABC):
         self.policy = Policy(load_sft(ctx, self.text), self.text.vocab, hardware)
         self.reference = Policy(load_sft(ctx, self.text), self.text.vocab, hardware)
         self.reference.model.requires_grad_(False)
+        self.policy.allow_rows()
+        self.reference.widest = self.policy.widest  # the same weights: both are read alike
         self.per_epoch = math.ceil(len(self.train) / config.batch)
         total = config.epochs * self.per_epoch
         model = self.policy.model

@@ -96,6 +96,7 @@ class Reward:
         head = Stream(ctx.spec.seed, "reward head")
         self.model = make_scalar(self._backbone(), self.text, head, ctx.device, std=config.head_std)
         self.scorer = Scorer(self.model, ctx.spec.hardware)
+        self.scorer.allow_rows()
         self.elements = as_elements(self.train, config.element, config.ties)
         self.by_epoch: list[dict[str, Any]] = []
         self.per_epoch = math.ceil(len(self.elements) / config.batch)
@@ -229,7 +230,9 @@ class Reward:
             responses = [d["response_ids"] for d in part]
             scores.append(self.scorer.scores(collate(prompts, responses, self.text.pad_id)))
         self.model.config.score_offset = float(torch.cat(scores).double().mean())
+        widest = self.scorer.widest
         self.scorer = Scorer(self.model, self.ctx.spec.hardware)
+        self.scorer.widest = widest
 
     def _accuracy(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"score_offset": self.model.config.score_offset}
@@ -265,8 +268,9 @@ class Reward:
     def _scores(self, records: list[Record]) -> list[Tensor]:
         """Scores of each record's answers, computed many records at a time."""
         scores: list[Tensor] = []
-        for part in by_answers(records, self._answers_a_pass(records) or _CHUNK):
-            scores += self._score(part).split([len(r["ranks"]) for r in part])
+        for chunk in by_answers(records, _CHUNK):
+            for part in by_answers(chunk, self._answers_a_pass(chunk)):
+                scores += self._score(part).split([len(r["ranks"]) for r in part])
         return scores
 
     def measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
