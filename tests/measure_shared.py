@@ -92,11 +92,12 @@ def main() -> None:
     model = make(GPT2ForSequenceClassification)
     scorers = Scorer(model, hardware), Scorer(model, hardware)
     scorers[0].allow_rows()
-    compare("scores", *(scorer.scores_of_answers for scorer in scorers), model)
+    compare("scores", *(lambda *g, s=s: s.scores_of(s.collate(*g)) for s in scorers), model)
     model = make(GPT2LMHeadModel)
     policies = Policy(model, 4000, hardware), Policy(model, 4000, hardware)
     policies[0].allow_rows()
-    compare("log-probs", *(policy.logprobs_of_answers for policy in policies), model)
+    compare("log-probs", *(lambda *g, p=p: p.answer_logprobs(p.collate(*g)) for p in policies),
+            model)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from specs.compare.processes import Bench
 from specs.compare.report import print_settings, print_table, record
-from specs.compare.runs import FIXED, TASKS, Row, run_fixed, run_sort
+from specs.compare.runs import FIXED, TASKS, Row, everyone, run_fixed, run_sort
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("docs/results/trl.csv")
@@ -73,20 +73,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def everyone(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
-    """Return each precision and who runs `sort` in it."""
-    if args.precision:
-        return [(precision, args.systems) for precision in args.precision]
-    lowered = [("bf16", ["ours"])] if "ours" in args.systems else []
-    return [("fp32", args.systems), *lowered]
-
-
 def parts(bench: Bench, args: argparse.Namespace) -> Iterator[list[Row]]:
     """Yield the rows of each task and seed as they come."""
     short = {"quick": args.quick}
     if "sort" in args.task:
         for seed in args.seeds[: 1 if args.quick else None]:
-            for precision, systems in everyone(args):
+            for precision, systems in everyone(args.systems, args.precision):
                 yield run_sort(bench, seed, args.kl, systems, precision=precision, **short)
     for task in [name for name in args.task if name in FIXED]:
         for repeat in range(1, 2 if args.quick else args.repeats + 1):

@@ -221,12 +221,19 @@ def run_fixed(
     ]
 
 
+def everyone(systems: list[str], precisions: list[str] | None) -> list[tuple[str, list[str]]]:
+    """Return each precision and who runs in it; None: fp32 for all, and bf16 for ours."""
+    if precisions is not None:
+        return [(precision, systems) for precision in precisions]
+    lowered = [("bf16", ["ours"])] if "ours" in systems else []
+    return [("fp32", systems), *lowered]
+
+
 def turns(
     systems: list[str], repeat: int, precisions: list[str] | None = None
 ) -> list[tuple[str, str]]:
     """Return (system, precision); each repeat starts with another, so that drift favours nobody."""
-    all_of = [(system, precision) for precision in precisions or ["fp32"] for system in systems]
-    all_of += [("ours", "bf16")] if "ours" in systems and precisions is None else []
+    all_of = [(one, precision) for precision, who in everyone(systems, precisions) for one in who]
     start = (repeat - 1) % len(all_of)
     return all_of[start:] + all_of[:start]
 

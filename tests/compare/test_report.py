@@ -153,11 +153,14 @@ def test_every_system_takes_a_turn_in_every_precision_asked_for():
 
 def test_on_a_cpu_sort_is_run_in_bf16_by_ours_alone_unless_it_is_asked_of_all():
     args = command.parse(["--trl", "x", "--systems", "ours", "trl"])
-    assert command.everyone(args) == [("fp32", ["ours", "trl"]), ("bf16", ["ours"])]
+    assert runs.everyone(args.systems, args.precision) == [
+        ("fp32", ["ours", "trl"]),
+        ("bf16", ["ours"]),
+    ]
     args = command.parse(["--trl", "x", "--systems", "trl"])
-    assert command.everyone(args) == [("fp32", ["trl"])]
+    assert runs.everyone(args.systems, args.precision) == [("fp32", ["trl"])]
     args = command.parse(["--trl", "x", "--systems", "ours", "trl", "--precision", "bf16"])
-    assert command.everyone(args) == [("bf16", ["ours", "trl"])]
+    assert runs.everyone(args.systems, args.precision) == [("bf16", ["ours", "trl"])]
 
 
 def test_on_a_gpu_the_command_runs_the_large_tasks_once_with_a_limit():

@@ -63,8 +63,8 @@ def test_05_sampled_tokens_are_kept_beside_their_text_and_scored_as_they_are(tex
     assert record["responses_ids"] == [[1, 0, EOS], [2]]
     assert record["responses"] == ["ba", "c"]
     other_words = {**record, "responses": ["hhhh", "hhhh"]}
-    scorer = SimpleNamespace(scores_of_answers=lambda *read: read)
-    read = Reward._score(SimpleNamespace(scorer=scorer), [other_words])
+    scorer = SimpleNamespace(collate=lambda *read: read)
+    read = Reward._collate(SimpleNamespace(scorer=scorer), [other_words])
     assert read == ([[0, 8]], [[[1, 0, EOS], [2]]])
 
 

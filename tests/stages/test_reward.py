@@ -29,13 +29,13 @@ def ready(stages, work, *overrides):
 def backward(stages, work, *overrides):
     """The gradient of one step, its loss and accuracy, and the answers of each pass."""
     stage = ready(stages, work, *overrides)
-    scored, passes = stage._score, []
+    collated, passes = stage._collate, []
 
     def count(records):
         passes.append(sum(len(r["ranks"]) for r in records))
-        return scored(records)
+        return collated(records)
 
-    stage._score = count
+    stage._collate = count
     loss, accuracy = stage._backward(0, stage.train[:6])
     gradient = torch.cat([p.grad.flatten() for p in stage.updater.parameters])
     return gradient, loss, accuracy, passes
@@ -81,13 +81,13 @@ def test_a_long_answer_makes_the_passes_of_its_own_chunk_shorter_alone(
     stage = ready(stages, tmp_path / "work")
     records = [{**r, "responses_ids": [*r["responses_ids"]]} for r in stage.train[:8]]
     records[0]["responses_ids"][0] = [1] * 20
-    sizes, score = [], stage._score
+    sizes, collated = [], stage._collate
 
     def count(part):
         sizes.append(len(part))
-        return score(part)
+        return collated(part)
 
-    stage._score = count
+    stage._collate = count
     monkeypatch.setattr(compute, "_CPU_TOKENS", 200)
     monkeypatch.setattr(reward, "_CHUNK", 4 * len(records[0]["ranks"]))
     scores = stage._scores(records)

@@ -22,8 +22,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from toolkit.data.batches import Batch, TokenLists, collate
-from toolkit.models.compute import attend_as_before, micro_batches, precision
-from toolkit.models.last_layer import read_trunk, wanted_last_layer
+from toolkit.data.shared import SharedBatch
+from toolkit.models.compute import (
+    attend_as_before,
+    micro_batches,
+    precision,
+    token_precision,
+)
+from toolkit.models.last_layer import LastLayer, read_trunk, wanted_last_layer
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.output import LinearHead, find_output
 from toolkit.models.shared_prompt import read_shared, shared_rows, widest_row
@@ -32,8 +38,52 @@ from toolkit.spec.schema import Hardware
 from toolkit.training.device import move
 
 
+class _Reader:
+    """What a policy and a scalar model share: where they are, and what a pass of theirs takes."""
+
+    model: PreTrainedModel
+    hardware: Hardware
+    widest: float = 0  # tokens of a row that prompts and answers may share; `allow_rows`
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and all it returns."""
+        return torch.device(self.model.device)
+
+    def micro(self, batch: Batch) -> list[tuple[slice, Batch]]:
+        """Cut a batch into what one pass takes."""
+        return micro_batches(batch, self.hardware, self.device)
+
+    def allow_rows(self) -> None:
+        """Have `collate` put a prompt once, if the model can read it so: decided by its weights.
+
+        So a stage asks at its start, before it goes on from a checkpoint.
+        """
+        self.widest = widest_row(self.model) if self.hardware.fused_head else 0
+
+    def collate(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Batch | SharedBatch:
+        """Join prompts and all answers to each: in one row where that pays, or each with its own.
+
+        Args:
+            prompts: token ids of R prompts.
+            answers: of each its answers.
+        """
+        rows = shared_rows(self.model, self.widest, prompts, answers)
+        if rows is not None:
+            return rows
+        each = [prompt for prompt, own in zip(prompts, answers, strict=True) for _ in own]
+        flat = [ids for own in answers for ids in own]
+        return collate(each, flat, self.model.config.pad_token_id)
+
+    def _read_rows(self, batch: SharedBatch, places: Tensor, last: LastLayer | None) -> Tensor:
+        """Return the hidden states [N, D] at `places` of the flattened rows."""
+        _set_mode(self.model, self.hardware)
+        with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
+            return read_shared(self.model, last, batch, places)
+
+
 @dataclass
-class Policy:
+class Policy(_Reader):
     """A causal language model with its softmax over the first `vocab` ids.
 
     Args:
@@ -48,7 +98,6 @@ class Policy:
     hardware: Hardware
     temperature: float = 1.0
     steps: Any = field(default=None, init=False, repr=False, compare=False)  # of graphs.py
-    widest: float = field(default=0, init=False)  # of rows; `allow_rows`
 
     def __post_init__(self) -> None:
         """Find the head; its weight's and the embedding's gradients add up in one place."""
@@ -57,19 +106,10 @@ class Policy:
             add_looked_up_rows(self.model)
         _allow_checkpointing(self.model, self.hardware)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is, and all it returns."""
-        return torch.device(self.model.device)
-
     @cached_property
     def takes(self) -> frozenset[str]:
         """Names of the arguments that the model's forward knows."""
         return frozenset(inspect.signature(self.model.forward).parameters)
-
-    def micro(self, batch: Batch) -> list[tuple[slice, Batch]]:
-        """Cut a batch into what one pass takes."""
-        return micro_batches(batch, self.hardware, self.device)
 
     def _rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return what the head takes for the tokens that count [N, ...], and those tokens [N].
@@ -121,36 +161,20 @@ class Policy:
         tokens = (old_logprobs, advantages, torch.ones_like(targets, dtype=torch.bool))
         return self.output.policy_loss(rows, targets, tokens, terms)
 
-    def answer_logprobs(self, batch: Batch) -> Tensor:
+    def answer_logprobs(self, batch: Batch | SharedBatch) -> Tensor:
         """Return the log-prob of each whole response, nats, fp32 [B], differentiable."""
+        if isinstance(batch, SharedBatch):
+            return self._logprobs_in_rows(batch)
         with self._computing(batch):
             out = self.output.logprobs(*self._rows(batch), self.temperature)
         each = torch.zeros(batch.mask.numel(), device=self.device)
         slots = move(batch.slots(slice(None)), self.device)
         return each.index_copy(0, slots, out.logprobs).view(batch.mask.shape).sum(1)
 
-    def allow_rows(self) -> None:
-        """Have `logprobs_of_answers` read a prompt once, if the model can: decided by its weights.
-
-        So a stage asks at its start, before it goes on from a checkpoint.
-        """
-        self.widest = widest_row(self.model) if isinstance(self.output, LinearHead) else 0
-
-    def logprobs_of_answers(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Tensor:
-        """Return `answer_logprobs` of all answers to each prompt, read once where that pays; [B].
-
-        Args:
-            prompts: token ids of R prompts.
-            answers: of each its answers.
-        """
-        batch = shared_rows(self.model, self.widest, prompts, answers)
-        if batch is None:
-            return self.answer_logprobs(_apart(self.model, prompts, answers))
-        _set_mode(self.model, self.hardware)
-        with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
-            rows = read_shared(self.model, self.output.last, batch, batch.places)
-            targets = move(batch.targets, self.device)
-            out = self.output.logprobs(rows, targets, self.temperature)
+    def _logprobs_in_rows(self, batch: SharedBatch) -> Tensor:
+        rows = self._read_rows(batch, batch.places, self.output.last)
+        with token_precision(self.hardware, self.device):
+            out = self.output.logprobs(rows, move(batch.targets, self.device), self.temperature)
         total = torch.zeros(len(batch.ends), device=self.device)
         return total.index_add(0, move(batch.answer, self.device), out.logprobs)
 
@@ -169,7 +193,7 @@ class Policy:
 
 
 @dataclass
-class Scorer:
+class Scorer(_Reader):
     """A scalar model: a score for a sequence, a value for each position.
 
     Args:
@@ -179,7 +203,6 @@ class Scorer:
 
     model: PreTrainedModel
     hardware: Hardware
-    widest: float = field(default=0, init=False)  # of rows; `allow_rows`
 
     def __post_init__(self) -> None:
         """Read the centring constant; the embedding's gradients add up in one place."""
@@ -187,15 +210,6 @@ class Scorer:
         self.last = wanted_last_layer(self.model, self.hardware)
         add_looked_up_rows(self.model)
         _allow_checkpointing(self.model, self.hardware)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is, and all it returns."""
-        return torch.device(self.model.device)
-
-    def micro(self, batch: Batch) -> list[tuple[slice, Batch]]:
-        """Cut a batch into what one pass takes."""
-        return micro_batches(batch, self.hardware, self.device)
 
     def _head(self, hidden: Tensor) -> Tensor:
         with precision(self.hardware, self.device, pairs=0):
@@ -209,32 +223,12 @@ class Scorer:
         with precision(self.hardware, self.device, pairs=ids.shape[1] ** 2):
             return read_trunk(self.model, self.last, ids, places), places
 
-    def scores_of(self, batch: Batch) -> Tensor:
+    def scores_of(self, batch: Batch | SharedBatch) -> Tensor:
         """Return scores fp32 [B], read at the last real token (detail 11)."""
+        if isinstance(batch, SharedBatch):
+            return self._head(self._read_rows(batch, batch.ends, self.last))
         hidden, ends = self._trunk(batch.ids, batch.ends)
         return self._head(hidden.flatten(0, 1)[ends])
-
-    def allow_rows(self) -> None:
-        """Have `scores_of_answers` read a prompt once, if the model can: decided by its weights.
-
-        So a stage asks at its start, before it goes on from a checkpoint.
-        """
-        self.widest = widest_row(self.model) if self.hardware.fused_head else 0
-
-    def scores_of_answers(self, prompts: TokenLists, answers: Sequence[TokenLists]) -> Tensor:
-        """Return scores fp32 [B] of all answers to each prompt, which is read once where that pays.
-
-        Args:
-            prompts: token ids of R prompts.
-            answers: of each its answers.
-        """
-        batch = shared_rows(self.model, self.widest, prompts, answers)
-        if batch is None:
-            return self.scores_of(_apart(self.model, prompts, answers))
-        _set_mode(self.model, self.hardware)
-        with precision(self.hardware, self.device, pairs=batch.ids.shape[1] ** 2):
-            hidden = read_shared(self.model, self.last, batch, batch.ends)
-        return self._head(hidden)
 
     def values_of(self, batch: Batch) -> Tensor:
         """Return values fp32 [B, T]: at the position that predicts response[:, t].
@@ -257,12 +251,6 @@ class Scorer:
         """Return values [B, T] without gradients, 0 where the mask is False."""
         parts = [self.values_of(micro) for _, micro in self.micro(batch)]
         return torch.cat(parts) * move(batch.mask, self.device)
-
-
-def _apart(model: PreTrainedModel, prompts: TokenLists, answers: Sequence[TokenLists]) -> Batch:
-    """Each answer with a prompt of its own."""
-    each = [prompt for prompt, own in zip(prompts, answers, strict=True) for _ in own]
-    return collate(each, [ids for own in answers for ids in own], model.config.pad_token_id)
 
 
 def _allow_checkpointing(model: PreTrainedModel, hardware: Hardware) -> None:

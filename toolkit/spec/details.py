@@ -117,7 +117,7 @@ def _tokens_and_sampling() -> Iterator[Detail]:
     yield Detail(
         5, _TOKENS, "sampled tokens stay as drawn in ranking, reward model and PPO",
         (),
-        ("toolkit/stages/collect.py:Collect._record", "toolkit/stages/reward.py:Reward._score",
+        ("toolkit/stages/collect.py:Collect._record", "toolkit/stages/reward.py:Reward._collate",
          "toolkit/stages/ppo.py:PPO._sample"),
     )  # fmt: skip
     yield Detail(

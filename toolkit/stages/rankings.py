@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 import rlhf_kernels as rk
-from toolkit.data.batches import collate, cut_groups, offsets
+from toolkit.data.batches import Batch, collate, cut_groups, offsets
 from toolkit.data.lines import read_records
+from toolkit.data.shared import SharedBatch
 from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Policy
 from toolkit.models.save import save_model
@@ -42,11 +43,13 @@ class Part:
 
     Args:
         records: the prompts.
-        ranks: [N] int64, of their answers on the model's device, 1 is best.
+        batch: their answers, N in all.
+        ranks: [N] int64 on the model's device, 1 is best.
         groups: [prompts + 1] int64, prompt g has the answers groups[g] to groups[g + 1] - 1.
     """
 
     records: list[Record]
+    batch: Batch | SharedBatch
     ranks: Tensor
     groups: Tensor
 
@@ -88,7 +91,6 @@ class FromRankings(ABC):
         self.reference = Policy(load_sft(ctx, self.text), self.text.vocab, hardware)
         self.reference.model.requires_grad_(False)
         self.policy.allow_rows()
-        self.reference.widest = self.policy.widest  # the same weights: both are read alike
         self.per_epoch = math.ceil(len(self.train) / config.batch)
         total = config.epochs * self.per_epoch
         model = self.policy.model
@@ -122,7 +124,7 @@ class FromRankings(ABC):
         shared = self.shared(i, useful)
         parts, seen = self._parts(useful), []
         for part in parts:
-            logratios = self._logratios(part)
+            logratios = self._logratios(part.batch)
             loss, stats = self.loss(logratios, part, shared)
             loss.backward()
             moved = -logratios.detach().sum()
@@ -132,24 +134,17 @@ class FromRankings(ABC):
             check_finite(self.ctx, i, "the loss", row[0], records=part.records)
         return _joined(rows, sum(len(r["ranks"]) for r in useful))
 
-    def _logratios(self, part: Part) -> Tensor:
+    def _logratios(self, batch: Batch | SharedBatch) -> Tensor:
         """Return log policy - log reference of each answer [N], differentiable."""
-        prompts, answers = (
-            [r[key] for r in part.records] for key in ("prompt_ids", "responses_ids")
-        )
         with torch.no_grad():
-            theirs = self.reference.logprobs_of_answers(prompts, answers)
-        return self.policy.logprobs_of_answers(prompts, answers) - theirs
+            theirs = self.reference.answer_logprobs(batch)
+        return self.policy.answer_logprobs(batch) - theirs
 
     @torch.no_grad()
     def logratios(self, prompts: list[list[int]], answers: list[list[int]]) -> Tensor:
         """Return log policy - log reference of answers to prompts [N], without gradients."""
         batch = collate(prompts, answers, self.text.pad_id)
-        found = [
-            self.policy.answer_logprobs(micro) - self.reference.answer_logprobs(micro)
-            for _, micro in self.policy.micro(batch)
-        ]
-        return torch.cat(found)
+        return torch.cat([self._logratios(micro) for _, micro in self.policy.micro(batch)])
 
     def _parts(self, records: list[Record]) -> list[Part]:
         sizes = [len(r["ranks"]) for r in records]
@@ -159,17 +154,18 @@ class FromRankings(ABC):
         return [self._part(records[part]) for part in cut_groups(sizes, limit)]
 
     def _part(self, records: list[Record]) -> Part:
+        prompts, answers = ([r[key] for r in records] for key in ("prompt_ids", "responses_ids"))
         ranks = torch.tensor([rank for r in records for rank in r["ranks"]])
         groups = torch.tensor(offsets([len(r["ranks"]) for r in records]))
-        device = self.policy.device
-        return Part(records, move(ranks, device), move(groups, device))
+        batch, device = self.policy.collate(prompts, answers), self.policy.device
+        return Part(records, batch, move(ranks, device), move(groups, device))
 
     @torch.no_grad()
     def _measure(self, records: list[Record]) -> dict[str, float]:
         """Return accuracy and margin of the implicit rewards over all comparable pairs."""
         rows = []
         for part in self._parts(records):
-            stats = self.verdict(self._logratios(part), part)
+            stats = self.verdict(self._logratios(part.batch), part)
             rows.append([stats[n].float() for n in ("pairs", "accuracy", "margin")])
         found = _joined([[0.0, 0.0, *row] for row in read_rows(rows)], 1)
         return {name: found[name] for name in ("accuracy", "margin")}

@@ -22,8 +22,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
-from toolkit.data.batches import collate, offsets
+from toolkit.data.batches import Batch, collate, offsets
 from toolkit.data.lines import read_records, write_records
+from toolkit.data.shared import SharedBatch
 from toolkit.models.compute import sequences_a_pass
 from toolkit.models.heads import Scorer
 from toolkit.models.load import load_base, make_scalar
@@ -153,7 +154,7 @@ class Reward:
         parts = by_answers(useful, self._answers_a_pass(useful))
         seen: list[list[Tensor]] = []
         for part in parts:
-            scores = self._score(part)
+            scores = self.scorer.scores_of(self._collate(part))
             loss, stats = self._loss(scores, part, denominator=len(useful))
             loss.backward()
             seen.append([loss.detach(), stats["accuracy"], stats["pairs"]])
@@ -179,10 +180,9 @@ class Reward:
             scores, ranks, groups, ties=self.config.ties, denominator=denominator
         )
 
-    def _score(self, records: list[Record]) -> Tensor:
-        """Scores of all answers, prompt by prompt; differentiable."""
+    def _collate(self, records: list[Record]) -> Batch | SharedBatch:
         prompts, answers = ([r[key] for r in records] for key in ("prompt_ids", "responses_ids"))
-        return self.scorer.scores_of_answers(prompts, answers)
+        return self.scorer.collate(prompts, answers)
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer, schedule, held-out figures of each epoch so far."""
@@ -229,10 +229,8 @@ class Reward:
             prompts = [d["prompt_ids"] for d in part]
             responses = [d["response_ids"] for d in part]
             scores.append(self.scorer.scores(collate(prompts, responses, self.text.pad_id)))
-        self.model.config.score_offset = float(torch.cat(scores).double().mean())
-        widest = self.scorer.widest
-        self.scorer = Scorer(self.model, self.ctx.spec.hardware)
-        self.scorer.widest = widest
+        self.scorer.offset = float(torch.cat(scores).double().mean())
+        self.model.config.score_offset = self.scorer.offset
 
     def _accuracy(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"score_offset": self.model.config.score_offset}
@@ -270,7 +268,8 @@ class Reward:
         scores: list[Tensor] = []
         for chunk in by_answers(records, _CHUNK):
             for part in by_answers(chunk, self._answers_a_pass(chunk)):
-                scores += self._score(part).split([len(r["ranks"]) for r in part])
+                flat = self.scorer.scores_of(self._collate(part))
+                scores += flat.split([len(r["ranks"]) for r in part])
         return scores
 
     def measure(self, records: list[Record], scores: list[Tensor] | None = None) -> dict[str, Any]:
