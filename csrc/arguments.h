@@ -25,6 +25,53 @@ struct AdvantageOutputs {
   TensorView rewards;
 };
 
+// The second half of a layer: [M, D] rows, a layer norm, weights [D, F] and [F, D].
+struct FeedForwardInputs {
+  TensorView hidden;
+  std::optional<TensorView> rows;  // int64 [N]: which; without it all
+  TensorView norm_weight;
+  TensorView norm_bias;
+  TensorView up_weight;
+  TensorView up_bias;
+  TensorView down_weight;
+  TensorView down_bias;
+  double eps;
+};
+
+struct FeedForwardGradients {
+  TensorView hidden;
+  TensorView norm_weight;
+  TensorView norm_bias;
+  TensorView up_weight;
+  TensorView up_bias;
+  TensorView down_weight;
+  TensorView down_bias;
+};
+
+// The first half: [B, L, D], a layer norm, weights [D, 3 D] and [D, D].
+struct SelfAttentionInputs {
+  TensorView hidden;
+  TensorView norm_weight;
+  TensorView norm_bias;
+  TensorView in_weight;
+  TensorView in_bias;
+  TensorView out_weight;
+  TensorView out_bias;
+  int64_t heads;
+  double scale;
+  double eps;
+};
+
+struct SelfAttentionGradients {
+  TensorView hidden;
+  TensorView norm_weight;
+  TensorView norm_bias;
+  TensorView in_weight;
+  TensorView in_bias;
+  TensorView out_weight;
+  TensorView out_bias;
+};
+
 struct GatherInputs {
   TensorView logits;
   TensorView targets;

@@ -142,6 +142,65 @@ auto flatten(PolicyKernel kernel) {
       };
 }
 
+// The halves of a layer, whose tensors ops.h takes as structs.
+void call_feed_forward(const TensorView& hidden, const OptionalView& rows,
+                       const TensorView& norm_weight, const TensorView& norm_bias,
+                       const TensorView& up_weight, const TensorView& up_bias,
+                       const TensorView& down_weight, const TensorView& down_bias, double eps,
+                       const TensorView& out, const TensorView& inner) {
+  ops::feed_forward(
+      {hidden, rows, norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias, eps}, out,
+      inner);
+}
+
+void call_feed_forward_backward(const TensorView& grad_out, const TensorView& inner,
+                                const TensorView& hidden, const OptionalView& rows,
+                                const TensorView& norm_weight, const TensorView& norm_bias,
+                                const TensorView& up_weight, const TensorView& up_bias,
+                                const TensorView& down_weight, const TensorView& down_bias,
+                                double eps, const TensorView& grad_hidden,
+                                const TensorView& grad_norm_weight,
+                                const TensorView& grad_norm_bias, const TensorView& grad_up_weight,
+                                const TensorView& grad_up_bias, const TensorView& grad_down_weight,
+                                const TensorView& grad_down_bias) {
+  ops::feed_forward_backward(
+      grad_out,
+      {hidden, rows, norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias, eps},
+      inner,
+      {grad_hidden, grad_norm_weight, grad_norm_bias, grad_up_weight, grad_up_bias,
+       grad_down_weight, grad_down_bias});
+}
+
+void call_self_attention(const TensorView& hidden, const TensorView& norm_weight,
+                         const TensorView& norm_bias, const TensorView& in_weight,
+                         const TensorView& in_bias, const TensorView& out_weight,
+                         const TensorView& out_bias, int64_t heads, double scale, double eps,
+                         const TensorView& out, const TensorView& states,
+                         const TensorView& attended) {
+  ops::self_attention(
+      {hidden, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias, heads, scale, eps},
+      out, states, attended);
+}
+
+void call_self_attention_backward(const TensorView& grad_out, const TensorView& states,
+                                  const TensorView& attended, const TensorView& hidden,
+                                  const TensorView& norm_weight, const TensorView& norm_bias,
+                                  const TensorView& in_weight, const TensorView& in_bias,
+                                  const TensorView& out_weight, const TensorView& out_bias,
+                                  int64_t heads, double scale, double eps,
+                                  const TensorView& grad_hidden, const TensorView& grad_norm_weight,
+                                  const TensorView& grad_norm_bias,
+                                  const TensorView& grad_in_weight, const TensorView& grad_in_bias,
+                                  const TensorView& grad_out_weight,
+                                  const TensorView& grad_out_bias) {
+  ops::self_attention_backward(
+      grad_out,
+      {hidden, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias, heads, scale, eps},
+      states, attended,
+      {grad_hidden, grad_norm_weight, grad_norm_bias, grad_in_weight, grad_in_bias, grad_out_weight,
+       grad_out_bias});
+}
+
 }  // namespace
 }  // namespace rlhf
 
@@ -179,9 +238,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
   m.def("causal_attention", &ops::causal_attention, Unlocked());
   m.def("causal_attention_backward", &ops::causal_attention_backward, Unlocked());
+  m.def("feed_forward", &call_feed_forward, Unlocked());
+  m.def("feed_forward_backward", &call_feed_forward_backward, Unlocked());
   m.def("gelu_tanh", &ops::gelu_tanh, Unlocked());
   m.def("gelu_tanh_backward", &ops::gelu_tanh_backward, Unlocked());
   m.def("sample", &ops::sample, Unlocked());
+  m.def("self_attention", &call_self_attention, Unlocked());
+  m.def("self_attention_backward", &call_self_attention_backward, Unlocked());
   m.def("current_isa", &ops::current_isa);
   m.def("has_cuda", &ops::has_cuda);
   m.def("read_probe", &ops::read_probe, Unlocked());

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "arguments.h"
 #include "tensor.h"
 
 namespace rlhf::ops {
@@ -115,6 +116,16 @@ void causal_attention_backward(const TensorView& grad_out, const TensorView& que
                                const TensorView& key, const TensorView& value, double scale,
                                const TensorView& grad_query, const TensorView& grad_key,
                                const TensorView& grad_value);
+
+// feed_forward, self_attention
+void feed_forward(const FeedForwardInputs& inputs, const TensorView& out, const TensorView& inner);
+void feed_forward_backward(const TensorView& grad_out, const FeedForwardInputs& inputs,
+                           const TensorView& inner, const FeedForwardGradients& grads);
+void self_attention(const SelfAttentionInputs& inputs, const TensorView& out,
+                    const TensorView& states, const TensorView& attended);
+void self_attention_backward(const TensorView& grad_out, const SelfAttentionInputs& inputs,
+                             const TensorView& states, const TensorView& attended,
+                             const SelfAttentionGradients& grads);
 
 // gelu_tanh
 void gelu_tanh(const TensorView& x, const TensorView& out);

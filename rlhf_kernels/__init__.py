@@ -6,6 +6,7 @@ from rlhf_kernels.ops.causal_attention import causal_attention
 from rlhf_kernels.ops.cross_entropy import cross_entropy
 from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
+from rlhf_kernels.ops.feed_forward import feed_forward
 from rlhf_kernels.ops.gae import gae
 from rlhf_kernels.ops.gather_logprobs import LogProbs, gather_logprobs
 from rlhf_kernels.ops.gelu_tanh import gelu_tanh
@@ -18,6 +19,7 @@ from rlhf_kernels.ops.ppo_loss import ppo_loss
 from rlhf_kernels.ops.ppo_loss_from_logits import ppo_loss_from_logits
 from rlhf_kernels.ops.ranking_loss import ranking_loss
 from rlhf_kernels.ops.sample import Samples, sample
+from rlhf_kernels.ops.self_attention import self_attention
 from rlhf_kernels.ops.shaped_rewards import shaped_rewards
 from rlhf_kernels.ops.token_kl import token_kl
 from rlhf_kernels.ops.value_loss import value_loss
@@ -32,6 +34,7 @@ __all__ = [
     "current_isa",
     "exact_kl",
     "explained_variance",
+    "feed_forward",
     "gae",
     "gather_logprobs",
     "gelu_tanh",
@@ -45,6 +48,7 @@ __all__ = [
     "ppo_loss_from_logits",
     "ranking_loss",
     "sample",
+    "self_attention",
     "shaped_rewards",
     "token_kl",
     "value_loss",

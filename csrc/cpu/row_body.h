@@ -270,6 +270,8 @@ void row_gradient(const RowArgs& args, const RowState& state, const RowState* re
 
 #include "cpu/row_causal_attention.h"
 #include "cpu/row_gelu_tanh.h"
+#include "cpu/row_layer_norm.h"
+#include "cpu/row_panels.h"
 #include "cpu/row_sample.h"
 
 template <typename X, typename S>
@@ -281,6 +283,11 @@ constexpr RowFunctions row_functions() {
           row_scale<X, S>,
           row_gelu_tanh<X, S>,
           row_gelu_tanh_gradient<X, S>,
+          row_gelu_tanh_both<X, S>,
+          row_pack<typename X::Lane>,
+          row_multiply<X>,
+          row_normalize<X>,
+          row_normalize_gradient<X>,
           row_attention_scratch,
           row_attention<X, S>,
           row_attention_gradient<X, S>,

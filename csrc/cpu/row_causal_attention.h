@@ -55,7 +55,8 @@ class Attention {
   explicit Attention(const AttentionArgs& args)
       : args(args), layout(args), scratch(static_cast<Lane*>(args.scratch)), lanes(count_up()) {
     V zeros = bring(args.key, args.key_row, args.size, 1.0, at(layout.key), layout.size);
-    turn(at(layout.key), layout.length, layout.size, at(layout.key_turned), layout.across);
+    turn(at(layout.key), layout.size, layout.length, layout.size, at(layout.key_turned),
+         layout.across);
     zeros = zeros + bring(args.value, args.value_row, args.value_size, 1.0, at(layout.value),
                           layout.value_size);
     shared_zeros = zeros;
@@ -76,8 +77,8 @@ class Attention {
   }
 
   void begin_gradient() {
-    turn(at(layout.value), layout.length, layout.value_size, at(layout.value_turned),
-         layout.across);
+    turn(at(layout.value), layout.value_size, layout.length, layout.value_size,
+         at(layout.value_turned), layout.across);
   }
 
   void backward(int64_t head) {

@@ -25,8 +25,14 @@ struct GeluConstants {
     return x / (one + exponential(x, x * x));
   }
   V slope(V any) const {
+    V unused;
+    return slope(any, &unused);
+  }
+  // And the value, of which `sigmoid` is a factor.
+  V slope(V any, V* sigmoid) const {
     const V x = X::max(least, X::select_less(most, any, most, any));
     const V square = x * x, e = exponential(x, square), s = one / (one + e);
+    *sigmoid = s;
     return (x * s) * (e * s) * (square * slope2 + slope0) + s;
   }
 };
@@ -51,5 +57,22 @@ void row_gelu_tanh_gradient(const void* grads, const void* input, int64_t count,
   for (int64_t i = 0; i < count; i += X::kWidth) {
     const typename X::V slope = k.slope(load_some<X>(x + i, count - i));
     store_some<X>(y + i, load_some<X>(g + i, count - i) * slope, count - i);
+  }
+}
+
+// `value` gets gelu of the input, `grads` are multiplied by its slope.
+template <typename X, typename S>
+void row_gelu_tanh_both(void* grads, const void* input, int64_t count, double a, double b,
+                        void* value) {
+  const GeluConstants<X> k(a, b);
+  S* g = static_cast<S*>(grads);
+  const S* x = static_cast<const S*>(input);
+  S* y = static_cast<S*>(value);
+  for (int64_t i = 0; i < count; i += X::kWidth) {
+    const typename X::V any = load_some<X>(x + i, count - i);
+    typename X::V sigmoid;
+    const typename X::V slope = k.slope(any, &sigmoid);
+    store_some<X>(y + i, X::max(k.least, any) * sigmoid, count - i);
+    store_some<X>(g + i, load_some<X>(g + i, count - i) * slope, count - i);
   }
 }

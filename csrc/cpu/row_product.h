@@ -107,17 +107,17 @@ struct IntegerOf<8> {
   using Type = int64_t;
 };
 
-// [rows, columns] to [columns, rows], both multiples of four, `across` from row to row of the
-// latter.
+// [rows, columns] to [columns, rows], both multiples of four; `from_row` and `across` lie from row
+// to row of the one and of the other.
 template <typename T>
-void turn(const T* from, int64_t rows, int64_t columns, T* to, int64_t across) {
+void turn(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t across) {
   typedef T Four __attribute__((vector_size(4 * sizeof(T))));
   typedef typename IntegerOf<sizeof(T)>::Type Places __attribute__((vector_size(4 * sizeof(T))));
   for (int64_t j = 0; j < rows; j += 4) {
     for (int64_t d = 0; d < columns; d += 4) {
       Four row[4];
       for (int i = 0; i < 4; ++i) {
-        __builtin_memcpy(&row[i], from + (j + i) * columns + d, sizeof(Four));
+        __builtin_memcpy(&row[i], from + (j + i) * from_row + d, sizeof(Four));
       }
       const Four a = RLHF_FIRST_HALVES(row[0], row[2]), b = RLHF_FIRST_HALVES(row[1], row[3]);
       const Four c = RLHF_SECOND_HALVES(row[0], row[2]), e = RLHF_SECOND_HALVES(row[1], row[3]);

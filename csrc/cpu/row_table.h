@@ -72,6 +72,26 @@ struct AttentionArgs {
   void* scratch;  // attention_scratch() fp32 numbers (fp64 for fp64 inputs), aligned to 64 bytes
 };
 
+// Columns of a matrix that lies in panels: row k of panel p begins p * panel + k * kPanelColumns
+// numbers in. The last panel's rows are as long, whatever of them is used.
+constexpr int64_t kPanelColumns = 64;
+
+// Columns of a matrix that is multiplied, and of a row that is normalised: a multiple of this.
+constexpr int64_t kWholeColumns = 16;
+
+// out = start + left right, see row_panels.h; distances count elements.
+struct PanelProduct {
+  const void* left;  // (i, k) lies i * left_row + (k % 64) * left_step + (k / 64) * left_panel in
+  int64_t left_row, left_step, left_panel;
+  const void* right;  // in panels, `depth` rows of each
+  int64_t right_panel;
+  const void* start;  // as `out`, or null: nothing to add to
+  int64_t start_row, start_panel;
+  void* out;  // (i, j) lies i * out_row + (j / 64) * out_panel + j % 64 in
+  int64_t out_row, out_panel;
+  int64_t rows, depth, columns;
+};
+
 struct RowFunctions {
   void (*state)(const RowArgs& args, RowState* state);
   // One logit, exactly as the row kernels read it.
@@ -86,6 +106,17 @@ struct RowFunctions {
   void (*gelu_tanh)(const void* input, int64_t count, double a, double b, void* output);
   void (*gelu_tanh_gradient)(const void* grads, const void* input, int64_t count, double a,
                              double b, void* output);
+
+  void (*gelu_tanh_both)(void* grads, const void* input, int64_t count, double a, double b,
+                         void* value);
+
+  // In fp32 and fp64 alone; see row_panels.h and row_layer_norm.h.
+  void (*pack)(const void* matrix, int64_t row, int64_t column, int64_t rows, int64_t columns,
+               void* panels);
+  void (*multiply)(const PanelProduct& product);
+  double (*normalize)(const void* row, int64_t count, double eps, void* normalized);
+  void (*normalize_gradient)(const void* grads, const void* normalized, const void* weight,
+                             double inverse_deviation, int64_t count, const void* start, void* out);
 
   // See row_causal_attention.h.
   int64_t (*attention_scratch)(const AttentionArgs& args);

@@ -108,3 +108,22 @@ def test_a_gradient_that_is_not_a_number_never_reaches_the_weights():
     with pytest.raises(ArithmeticError):
         updater.step(refuse)
     assert model.weight.item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("clip", "norm"),
+    [(0.21, 0.2099989950656891), (9.61, 9.60999870300293), (1.0, 0.5), (1.0, 1.0), (1.0, 3.0)],
+)
+def test_clipping_has_torchs_bits_where_it_is_left_out_too(clip, norm):
+    """The factor is 1 less an ulp for the first two, whose norm is below the bound."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    updater = Updater(model, schema.Optimizer(clip_norm=clip), 1.0)
+    model.weight.grad = torch.full((1, 1), norm)
+    expected = torch.full((1, 1), norm)
+    other = torch.nn.Parameter(torch.zeros(1, 1))
+    other.grad = expected
+    torch.nn.utils.clip_grads_with_norm_([other], clip, torch.tensor(norm))
+    seen = []
+    updater.optimizer.register_step_pre_hook(lambda *_: seen.append(model.weight.grad.clone()))
+    updater.step(lambda _: None)
+    assert torch.equal(seen[0], other.grad)

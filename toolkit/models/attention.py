@@ -45,6 +45,25 @@ _SIZES = {torch.float32: 2048 * 64, torch.bfloat16: 512 * 64}
 _OTHERS = ("softcap", "position_bias", "cache")  # what only torch's way of attending knows
 
 
+def hides_only_later(
+    module: torch.nn.Module, mask: Tensor | None, settings: dict[str, Any]
+) -> bool:
+    """Say whether each position of a module attends to all up to itself, and nothing else is asked.
+
+    Args:
+        module: an attention module.
+        mask: what it was called with.
+        settings: whatever else.
+    """
+    causal = settings.get("is_causal")
+    return (
+        mask is None
+        and not settings.get("dropout")
+        and (getattr(module, "is_causal", True) if causal is None else bool(causal))
+        and all(settings.get(name) is None for name in _OTHERS)
+    )
+
+
 def _is_plainly_causal(
     module: torch.nn.Module,
     query: Tensor,
@@ -52,14 +71,7 @@ def _is_plainly_causal(
     mask: Tensor | None,
     settings: dict[str, Any],
 ) -> bool:
-    causal = settings.get("is_causal")
-    return (
-        mask is None
-        and query.shape[2] == key.shape[2]
-        and not settings.get("dropout")
-        and (getattr(module, "is_causal", True) if causal is None else causal)
-        and all(settings.get(name) is None for name in _OTHERS)
-    )
+    return query.shape[2] == key.shape[2] and hides_only_later(module, mask, settings)
 
 
 def _lowered(states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -69,9 +81,14 @@ def _lowered(states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.to(torch.get_autocast_dtype("cpu")) for x in states)
 
 
+def is_short(positions: int, features: int, dtype: torch.dtype) -> bool:
+    """Say whether ours takes less time than torch's with heads of so many features."""
+    return positions * features <= _SIZES.get(dtype, 0)
+
+
 def _is_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    size = query.shape[2] * query.shape[3]
-    return query.dtype == key.dtype == value.dtype and size <= _SIZES.get(query.dtype, 0)
+    same = query.dtype == key.dtype == value.dtype
+    return same and is_short(query.shape[2], query.shape[3], query.dtype)
 
 
 def _attend(

@@ -75,6 +75,14 @@ class LastLayer:
             mlp.register_forward_hook(self._put),
         )
 
+    @staticmethod
+    def of(mlp: torch.nn.Module) -> LastLayer | None:
+        """Return what is hooked to a module."""
+        for hook in mlp._forward_pre_hooks.values():
+            if isinstance(found := getattr(hook, "__self__", None), LastLayer):
+                return found
+        return None
+
     def remove(self) -> None:
         """Leave the module as it was."""
         for handle in self._handles:
@@ -153,9 +161,8 @@ def find_last_layer(model: PreTrainedModel) -> LastLayer | None:
     mlp = getattr(layers[-1], "mlp", None) if layers else None
     if not isinstance(mlp, torch.nn.Module):
         return None
-    for hook in mlp._forward_pre_hooks.values():  # another policy on the same model
-        if isinstance(found := getattr(hook, "__self__", None), LastLayer):
-            return found
+    if found := LastLayer.of(mlp):  # another policy on the same model
+        return found
     last = LastLayer(mlp)
     if _can_do(last, mlp, model):
         return last

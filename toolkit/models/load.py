@@ -16,6 +16,7 @@ from transformers import (
 
 from toolkit.data.tokenize import Text
 from toolkit.models.activation import fuse_activations
+from toolkit.models.layers import fuse_layers
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import ModelSource
 from toolkit.training.random import Stream
@@ -45,6 +46,7 @@ def load_base(
     stream.seed_torch("new weights")
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fuse_activations(model)
+    fuse_layers(model)
     return model.eval().to(device)
 
 
@@ -107,11 +109,12 @@ def _scalar_head(folder: Path, model: PreTrainedModel) -> torch.nn.Linear:
 
 
 def _fit_to_text(model: PreTrainedModel, text: Text) -> PreTrainedModel:
-    """Give the padding token a row, fuse the activation, and turn dropout off."""
+    """Give the padding token a row, fuse activation and layers, and turn dropout off."""
     if model.config.vocab_size < len(text.tokenizer):
         model.resize_token_embeddings(len(text.tokenizer), mean_resizing=False)
     model.config.pad_token_id = text.pad_id
     fuse_activations(model)
+    fuse_layers(model)
     return model.eval()
 
 

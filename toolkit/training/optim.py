@@ -15,6 +15,8 @@ from torch.optim.lr_scheduler import (
 
 from toolkit.spec import schema
 
+_CLIP_EPS = 1e-6  # torch adds it to the norm that it divides by
+
 
 class Updater:
     """One model's optimizer, schedule and gradient clipping.
@@ -66,10 +68,10 @@ class Updater:
         total = self._norm()
         norm = float(total)
         check(norm)  # one NaN would otherwise reach every weight, and the next checkpoint
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                self.parameters, self.clip_norm, total, foreach=True
-            )
+        # torch's own factor; where it is 1 or more torch would multiply by 1
+        clip = self.clip_norm
+        if clip is not None and clip / (torch.tensor(norm) + _CLIP_EPS) < 1:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, clip, total, foreach=True)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,209 @@
+// self_attention on the CPU: x + attention(norm(x) W + w) O + o, some sequences at a time. Kept for
+// the gradient are queries, keys, values and what they gave; the gradient normalises again.
+#include "cpu/self_attention.h"
+
+#include "cpu/sublayer.h"
+
+namespace rlhf::cpu {
+namespace {
+
+template <typename T>
+struct SelfAttention {
+  explicit SelfAttention(const SelfAttentionInputs& inputs)
+      : functions(row_functions_for(inputs.hidden.dtype)),
+        hidden(inputs.hidden.as<T>()),
+        length(inputs.hidden.shape[1]),
+        rows(inputs.hidden.shape[0] * length),
+        in(inputs.in_weight),
+        out(inputs.out_weight),
+        in_bias(inputs.in_bias.as<T>()),
+        out_bias(inputs.out_bias.as<T>()),
+        width(in.in),
+        heads(inputs.heads),
+        scale(inputs.scale),
+        piece(piece_rows(rows, std::max<int64_t>(1, length), in.in * in.out)),
+        norm{functions, inputs.norm_weight.as<T>(), inputs.norm_bias.as<T>(), width, inputs.eps} {}
+
+  void forward(T* result, T* states, T* attended) const;
+  void backward(const T* grad_out, const T* states, const T* attended,
+                const SelfAttentionGradients& grads) const;
+
+  // What all heads of all sequences share.
+  AttentionArgs shape() const {
+    AttentionArgs args = {};
+    args.query_row = args.key_row = args.value_row = 3 * width;
+    args.heads = 1;
+    args.length = length;
+    args.size = args.value_size = width / heads;
+    args.scale = scale;
+    args.out_row = width;
+    return args;
+  }
+  // One head of one sequence, whose states begin at `states`.
+  AttentionArgs args_of(const T* states, int64_t head, void* scratch) const {
+    AttentionArgs args = shape();
+    args.query = states + head * args.size;
+    args.key = states + width + head * args.size;
+    args.value = states + 2 * width + head * args.size;
+    args.scratch = scratch;
+    return args;
+  }
+  int64_t attention_items() const { return functions.attention_scratch(shape()); }
+
+  const RowFunctions& functions;
+  const T* hidden;
+  int64_t length, rows;
+  Weight<T> in, out;
+  const T* in_bias;
+  const T* out_bias;
+  int64_t width, heads;
+  double scale;
+  int64_t piece;
+  Norm<T> norm;
+};
+
+template <typename T>
+struct Forward {
+  explicit Forward(const SelfAttention<T>& a)
+      : room(Room<T>::items({a.in.items(), a.out.items(), a.piece * a.width, a.attention_items()})),
+        in(room.take(a.in.items())),
+        out(room.take(a.out.items())),
+        normalized(room.take(a.piece * a.width)),
+        scratch(room.take(a.attention_items())) {
+    a.in.pack(a.functions, in);
+    a.out.pack(a.functions, out);
+  }
+  Room<T> room;
+  T *in, *out, *normalized, *scratch;
+};
+
+template <typename T>
+void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
+  const auto run = [&](int64_t begin, int64_t end, const Forward<T>& own) {
+    const int64_t count = end - begin;
+    T* to = result + begin * width;
+    for (int64_t i = 0; i < count; ++i) {
+      T* scaled = own.normalized + i * width;
+      norm.forward(hidden + (begin + i) * width, scaled, scaled);
+    }
+    multiply<T>(functions, count, width, 3 * width, Left<T>::dense(own.normalized, width), own.in,
+                Place<const T>::each(in_bias),
+                Place<T>::dense(states + begin * 3 * width, 3 * width));
+    for (int64_t row = begin; row < end; row += length) {
+      for (int64_t head = 0; head < heads; ++head) {
+        AttentionArgs args = args_of(states + row * 3 * width, head, own.scratch);
+        args.out = attended + row * width + head * args.size;
+        functions.attention(args);
+      }
+    }
+    multiply<T>(functions, count, width, width, Left<T>::dense(attended + begin * width, width),
+                own.out, Place<const T>::each(out_bias), Place<T>::dense(to, width));
+    add(hidden + begin * width, to, count * width, to);
+  };
+  parallel_pieces(rows, piece, [&] { return Forward<T>(*this); }, run);
+}
+
+template <typename T>
+struct Backward {
+  explicit Backward(const SelfAttention<T>& a)
+      : room(Room<T>::items({a.in.turned_items(), a.out.turned_items(), a.piece * a.width,
+                             a.piece * a.width, a.piece * 3 * a.width, a.attention_items()})),
+        in(room.take(a.in.turned_items())),
+        out(room.take(a.out.turned_items())),
+        normalized(room.take(a.piece * a.width)),
+        scaled(room.take(a.piece * a.width)),
+        slopes(room.take(a.piece * 3 * a.width)),
+        scratch(room.take(a.attention_items())),
+        inverse(static_cast<size_t>(a.piece)) {
+    a.in.pack_turned(a.functions, in);
+    a.out.pack_turned(a.functions, out);
+  }
+  Room<T> room;
+  T *in, *out, *normalized, *scaled, *slopes, *scratch;
+  std::vector<double> inverse;
+};
+
+template <typename T>
+void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* attended,
+                                const SelfAttentionGradients& grads) const {
+  const int64_t narrow = panel_items(rows, width), wide = panel_items(rows, 3 * width);
+  Room<T, Use::kPanels> room(3 * narrow + wide);
+  T* scaled = room.take(narrow);  // what W multiplies
+  T* seen = room.take(narrow);    // what O multiplies
+  T* upstream = room.take(narrow);
+  T* slopes = room.take(wide);  // gradient of queries, keys and values
+  // Of each piece: of the norm's weight and bias, of both biases.
+  PieceSums<T> sums((rows + piece - 1) / piece, 6 * width);
+
+  const auto run = [&](int64_t begin, int64_t end, Backward<T>& own) {
+    const int64_t count = end - begin;
+    T* sum = sums.of(begin / piece);
+    const T* grad = grad_out + begin * width;
+    for (int64_t i = 0; i < count; ++i) {
+      own.inverse[static_cast<size_t>(i)] = norm.forward(
+          hidden + (begin + i) * width, own.normalized + i * width, own.scaled + i * width);
+    }
+    to_panels(own.scaled, count, width, scaled, begin, rows);
+    to_panels(attended + begin * width, count, width, seen, begin, rows);
+    to_panels(grad, count, width, upstream, begin, rows);
+    add_rows(grad, width, count, width, sum + 5 * width);
+    multiply<T>(functions, count, width, width, Left<T>::dense(grad, width), own.out,
+                Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    for (int64_t row = 0; row < count; row += length) {
+      for (int64_t head = 0; head < heads; ++head) {
+        AttentionArgs args = args_of(states + (begin + row) * 3 * width, head, own.scratch);
+        T* to = own.slopes + row * 3 * width + head * args.size;
+        args.grad_out = own.scaled + row * width + head * args.size;
+        args.grad_query = to;
+        args.grad_key = to + width;
+        args.grad_value = to + 2 * width;
+        args.grad_query_row = args.grad_key_row = args.grad_value_row = 3 * width;
+        functions.attention_gradient(args);
+      }
+    }
+    to_panels(own.slopes, count, 3 * width, slopes, begin, rows);
+    add_rows(own.slopes, 3 * width, count, 3 * width, sum + 2 * width);
+    multiply<T>(functions, count, 3 * width, width, Left<T>::dense(own.slopes, 3 * width), own.in,
+                Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    T* grad_hidden = grads.hidden.as<T>() + begin * width;
+    for (int64_t i = 0; i < count; ++i) {
+      norm.backward(own.scaled + i * width, own.normalized + i * width,
+                    own.inverse[static_cast<size_t>(i)], grad + i * width, grad_hidden + i * width,
+                    sum);
+    }
+  };
+  parallel_pieces(rows, piece, [&] { return Backward<T>(*this); }, run);
+
+  compute_all(WeightGradient<T>(functions, Weight<T>(grads.in_weight), scaled, slopes, rows),
+              WeightGradient<T>(functions, Weight<T>(grads.out_weight), seen, upstream, rows));
+  sums.put(0, width, grads.norm_weight.as<T>());
+  sums.put(width, width, grads.norm_bias.as<T>());
+  sums.put(2 * width, 3 * width, grads.in_bias.as<T>());
+  sums.put(5 * width, width, grads.out_bias.as<T>());
+}
+
+}  // namespace
+
+void self_attention(const SelfAttentionInputs& inputs, const TensorView& out,
+                    const TensorView& states, const TensorView& attended) {
+  if (inputs.hidden.dtype == DType::kFloat64) {
+    SelfAttention<double>(inputs).forward(out.as<double>(), states.as<double>(),
+                                          attended.as<double>());
+  } else {
+    SelfAttention<float>(inputs).forward(out.as<float>(), states.as<float>(), attended.as<float>());
+  }
+}
+
+void self_attention_backward(const TensorView& grad_out, const SelfAttentionInputs& inputs,
+                             const TensorView& states, const TensorView& attended,
+                             const SelfAttentionGradients& grads) {
+  if (inputs.hidden.dtype == DType::kFloat64) {
+    SelfAttention<double>(inputs).backward(grad_out.as<double>(), states.as<double>(),
+                                           attended.as<double>(), grads);
+  } else {
+    SelfAttention<float>(inputs).backward(grad_out.as<float>(), states.as<float>(),
+                                          attended.as<float>(), grads);
+  }
+}
+
+}  // namespace rlhf::cpu

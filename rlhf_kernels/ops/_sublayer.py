@@ -1,0 +1,54 @@
+"""What the two halves of a layer share: which tensors have a kernel, and how those lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PANEL = 64  # columns; csrc/cpu/row_table.h
+_WHOLE = 16  # a multiple of it are the columns that the kernels take
+
+
+def has_kernel(hidden: Tensor, weight: Tensor) -> bool:
+    """Say whether the kernel takes these: on a CPU (or without memory), fp32 or fp64, whole vectors."""
+    return (
+        hidden.device.type in ("cpu", "meta")
+        and hidden.device == weight.device
+        and hidden.dtype in (torch.float32, torch.float64)
+        and all(size % _WHOLE == 0 for size in (hidden.shape[-1], weight.shape[-1]))
+    )
+
+
+def panels(like: Tensor, rows: int, columns: int) -> Tensor:
+    """Allocate a matrix in panels of 64 columns, the last one filled up with zeros."""
+    made = like.new_empty((columns + _PANEL - 1) // _PANEL, rows, _PANEL)
+    if rest := columns % _PANEL:
+        made[-1, :, rest:] = 0
+    return made
+
+
+def check_matrices(op: str, **tensors: Tensor) -> None:
+    """Refuse a weight that is no matrix, on whose shape the results' depend."""
+    for name, tensor in tensors.items():
+        if tensor.ndim != 2:
+            raise ValueError(
+                f"{op}: argument '{name}' must be a matrix, got shape {list(tensor.shape)}"
+            )
+
+
+def straight(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Lay out weights as the kernels take them: dense, a matrix along either dimension."""
+    return tuple(
+        x if x.is_contiguous() or (x.ndim == 2 and x.T.is_contiguous()) else x.contiguous()
+        for x in weights
+    )
+
+
+def kept_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save the tensors among the inputs and what the kernel kept beside its result."""
+    tensors = [x for x in inputs if x is None or isinstance(x, Tensor)]
+    ctx.numbers = inputs[len(tensors) :]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*tensors, *output[1:])

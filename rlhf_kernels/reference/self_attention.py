@@ -1,0 +1,30 @@
+"""self_attention in float64."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rlhf_kernels.reference.causal_attention import causal_attention
+from rlhf_kernels.reference.layer_norm import layer_norm
+
+
+def self_attention(
+    hidden: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    in_weight: Tensor,
+    in_bias: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    *,
+    heads: int,
+    scale: float | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """See `rlhf_kernels.self_attention`."""
+    x = hidden.double()
+    normalized = layer_norm(x, norm_weight.double(), norm_bias.double(), eps)
+    states = normalized @ in_weight.double() + in_bias.double()
+    parts = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in states.chunk(3, dim=-1)]
+    attended = causal_attention(*parts, scale=scale).flatten(2)
+    return x + attended @ out_weight.double() + out_bias.double()
