@@ -41,64 +41,58 @@ struct FeedForward {
   Norm<T> norm;
 };
 
-// What a thread holds: both weights in panels, and a piece's rows.
+// A thread's rows of a piece.
 template <typename T>
 struct Forward {
   explicit Forward(const FeedForward<T>& f)
-      : room(Room<T>::items({f.up.items(), f.down.items(), f.piece * f.width, f.piece * f.width,
-                             panel_items(f.piece, f.inner)})),
-        up(room.take(f.up.items())),
-        down(room.take(f.down.items())),
+      : room(Room<T>::items({f.piece * f.width, f.piece * f.width, panel_items(f.piece, f.inner)})),
         normalized(room.take(f.piece * f.width)),
         result(room.take(f.piece * f.width)),
-        active(room.take(panel_items(f.piece, f.inner))) {
-    f.up.pack(f.functions, up);
-    f.down.pack(f.functions, down);
-  }
+        active(room.take(panel_items(f.piece, f.inner))) {}
   Room<T> room;
-  T *up, *down, *normalized, *result, *active;
+  T *normalized, *result, *active;
 };
 
 template <typename T>
 void FeedForward<T>::forward(T* out, T* kept) const {
+  Room<T, Use::kPanels> room(Room<T>::items({up.items(), down.items()}));
+  const Packed<T> packed = {up, down, room.take(up.items()), room.take(down.items())};
   const auto run = [&](int64_t begin, int64_t end, const Forward<T>& own) {
     const int64_t count = end - begin;
     for (int64_t i = 0; i < count; ++i) {
       T* scaled = own.normalized + i * width;
       norm.forward(hidden + place(begin + i) * width, scaled, scaled);
     }
-    multiply<T>(functions, count, width, inner, Left<T>::dense(own.normalized, width), own.up,
-                Place<const T>::each(up_bias), Place<T>::panels(kept, begin, rows));
+    multiply<T>(functions, count, width, inner, Left<T>::dense(own.normalized, width),
+                packed.one_panels, Place<const T>::each(up_bias),
+                Place<T>::panels(kept, begin, rows));
     for (int64_t p = 0; p < inner_panels(); ++p) {
       functions.gelu_tanh(kept + (p * rows + begin) * kPanelColumns, count * kPanelColumns,
                           math::kGeluA, math::kGeluB, own.active + p * count * kPanelColumns);
     }
-    multiply<T>(functions, count, inner, width, Left<T>::panels(own.active, 0, count), own.down,
-                Place<const T>::each(down_bias), Place<T>::dense(own.result, width));
+    multiply<T>(functions, count, inner, width, Left<T>::panels(own.active, 0, count),
+                packed.other_panels, Place<const T>::each(down_bias),
+                Place<T>::dense(own.result, width));
     for (int64_t i = 0; i < count; ++i) {
       const int64_t at = place(begin + i) * width;
       add(hidden + at, own.result + i * width, width, out + at);
     }
   };
-  parallel_pieces(rows, piece, [&] { return Forward<T>(*this); }, run);
+  parallel_passes(
+      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      [&] { return Forward<T>(*this); }, run, 0, [](int64_t) {});
 }
 
 template <typename T>
 struct Backward {
   explicit Backward(const FeedForward<T>& f)
-      : room(Room<T>::items({f.up.turned_items(), f.down.turned_items(), f.piece * f.width,
-                             f.piece * f.width, f.piece * f.width})),
-        up(room.take(f.up.turned_items())),
-        down(room.take(f.down.turned_items())),
+      : room(Room<T>::items({f.piece * f.width, f.piece * f.width, f.piece * f.width})),
         normalized(room.take(f.piece * f.width)),
         upstream(room.take(f.piece * f.width)),
         scaled(room.take(f.piece * f.width)),
-        inverse(static_cast<size_t>(f.piece)) {
-    f.up.pack_turned(f.functions, up);
-    f.down.pack_turned(f.functions, down);
-  }
+        inverse(static_cast<size_t>(f.piece)) {}
   Room<T> room;
-  T *up, *down, *normalized, *upstream, *scaled;
+  T *normalized, *upstream, *scaled;
   std::vector<double> inverse;
 };
 
@@ -106,11 +100,18 @@ template <typename T>
 void FeedForward<T>::backward(const T* grad_out, const T* kept,
                               const FeedForwardGradients& grads) const {
   const int64_t wide = panel_items(rows, inner), narrow = panel_items(rows, width);
-  Room<T, Use::kPanels> room(2 * (wide + narrow));
+  const Weight<T> turned_up = up.turned(), turned_down = down.turned();
+  Room<T, Use::kPanels> room(
+      Room<T>::items({wide, wide, narrow, narrow, turned_up.items(), turned_down.items()}));
   T* slopes = room.take(wide);    // gradient of the activation's input
   T* active = room.take(wide);    // the activation
   T* scaled = room.take(narrow);  // what U multiplies
   T* upstream = room.take(narrow);
+  const Packed<T> packed = {turned_up, turned_down, room.take(turned_up.items()),
+                            room.take(turned_down.items())};
+  const WeightGradients<T> weights = {
+      {functions, Weight<T>(grads.up_weight), scaled, slopes, rows},
+      {functions, Weight<T>(grads.down_weight), active, upstream, rows}};
   // Of each piece: of the norm's weight and bias, of both biases.
   PieceSums<T> sums((rows + piece - 1) / piece, 3 * width + inner);
 
@@ -127,8 +128,8 @@ void FeedForward<T>::backward(const T* grad_out, const T* kept,
     to_panels(own.scaled, count, width, scaled, begin, rows);
     to_panels(own.upstream, count, width, upstream, begin, rows);
     add_rows(own.upstream, width, count, width, sum + 2 * width + inner);
-    multiply<T>(functions, count, width, inner, Left<T>::dense(own.upstream, width), own.down,
-                Place<const T>::none(), Place<T>::panels(slopes, begin, rows));
+    multiply<T>(functions, count, width, inner, Left<T>::dense(own.upstream, width),
+                packed.other_panels, Place<const T>::none(), Place<T>::panels(slopes, begin, rows));
     for (int64_t p = 0; p < inner_panels(); ++p) {
       const int64_t at = (p * rows + begin) * kPanelColumns;
       functions.gelu_tanh_both(slopes + at, kept + at, count * kPanelColumns, math::kGeluA,
@@ -137,8 +138,8 @@ void FeedForward<T>::backward(const T* grad_out, const T* kept,
                std::min(kPanelColumns, inner - p * kPanelColumns),
                sum + 2 * width + p * kPanelColumns);
     }
-    multiply<T>(functions, count, inner, width, Left<T>::panels(slopes, begin, rows), own.up,
-                Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    multiply<T>(functions, count, inner, width, Left<T>::panels(slopes, begin, rows),
+                packed.one_panels, Place<const T>::none(), Place<T>::dense(own.scaled, width));
     T* grad_hidden = grads.hidden.as<T>();
     for (int64_t i = 0; i < count; ++i) {
       norm.backward(own.scaled + i * width, own.normalized + i * width,
@@ -146,10 +147,10 @@ void FeedForward<T>::backward(const T* grad_out, const T* kept,
                     grad_hidden + place(begin + i) * width, sum);
     }
   };
-  parallel_pieces(rows, piece, [&] { return Backward<T>(*this); }, run);
-
-  compute_all(WeightGradient<T>(functions, Weight<T>(grads.up_weight), scaled, slopes, rows),
-              WeightGradient<T>(functions, Weight<T>(grads.down_weight), active, upstream, rows));
+  parallel_passes(
+      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      [&] { return Backward<T>(*this); }, run, weights.blocks(),
+      [&](int64_t block) { weights.compute(block); });
   sums.put(0, width, grads.norm_weight.as<T>());
   sums.put(width, width, grads.norm_bias.as<T>());
   sums.put(2 * width, inner, grads.up_bias.as<T>());

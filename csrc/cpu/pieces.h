@@ -2,12 +2,18 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
 #include <memory>
+#include <thread>
 #include <utility>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 namespace rlhf::cpu {
 
@@ -74,36 +80,80 @@ class Room {
   T* next_;
 };
 
-// body(begin, end, state) for pieces of [0, count); make() gives each thread that has one its
-// state.
-template <typename Make, typename Body>
-void parallel_pieces(int64_t count, int64_t piece, const Make& make, const Body& body) {
+// What a thread of a team knows of itself; the same piece goes to the same thread in every call,
+// whose cache it is in.
+class Member {
+ public:
+  Member(int rank, int size, std::atomic<int>* arrived)
+      : rank_(rank), size_(size), arrived_(arrived) {}
+
+  // Wait for all others, for moments: a thread that slept would take longer to wake.
+  void meet() {
+    met_ += size_;
+    arrived_->fetch_add(1, std::memory_order_acq_rel);
+    wait(met_);
+  }
+  // The first waits for the others to be done, and is then the last to leave: it need not be woken.
+  void part() {
+    met_ += size_;
+    arrived_->fetch_add(1, std::memory_order_acq_rel);
+    if (rank_ == 0) wait(met_);
+  }
+  // each(index) for this thread's share of [0, count), one stretch.
+  template <typename Each>
+  void share(int64_t count, const Each& each) const {
+    const int64_t end = count * (rank_ + 1) / size_;
+    for (int64_t index = count * rank_ / size_; index < end; ++index) each(index);
+  }
+
+ private:
+  void wait(int all) const {
+    for (int turn = 0; arrived_->load(std::memory_order_acquire) < all; ++turn) {
+      if (turn > kTurns) std::this_thread::yield();  // another process may need the core
+    }
+  }
+  static constexpr int kTurns = 4000;  // some 20 microseconds
+
+  int rank_, size_, met_ = 0;
+  std::atomic<int>* arrived_;
+};
+
+// In each thread of a team: its share of prepare(index) for [0, preparations), of body(begin, end,
+// state) for pieces of [0, count), of finish(index) for [0, blocks); each of the three begins when
+// all are done with the one before. make() gives a thread its state. Only make() may throw.
+template <typename Prepare, typename Make, typename Body, typename Finish>
+void parallel_passes(int64_t preparations, const Prepare& prepare, int64_t count, int64_t piece,
+                     const Make& make, const Body& body, int64_t blocks, const Finish& finish) {
   const int64_t pieces = (count + piece - 1) / piece;
+  std::atomic<int> arrived{0};
   std::exception_ptr problem;  // no memory, say; nothing may be thrown out of the region
-#ifdef _OPENMP
-#pragma omp parallel if (pieces > 1)
-#endif
-  {
+  const auto work = [&](Member member) {
     std::unique_ptr<decltype(make())> state;
-    bool failed = false;
-    // The same rows to the same thread in every call: they are in its cache.
-#ifdef _OPENMP
-#pragma omp for schedule(static)
-#endif
-    for (int64_t index = 0; index < pieces; ++index) {
-      if (failed) continue;
-      try {
-        if (!state) state = std::make_unique<decltype(make())>(make());
-        body(index * piece, std::min(count, (index + 1) * piece), *state);
-      } catch (...) {
-        failed = true;
+    try {
+      state = std::make_unique<decltype(make())>(make());
+    } catch (...) {
 #ifdef _OPENMP
 #pragma omp critical(rlhf_pieces)
 #endif
-        problem = std::current_exception();
-      }
+      problem = std::current_exception();
     }
-  }
+    member.share(preparations, prepare);
+    member.meet();
+    if (!problem) {
+      member.share(pieces, [&](int64_t index) {
+        body(index * piece, std::min(count, (index + 1) * piece), *state);
+      });
+      member.meet();
+      member.share(blocks, finish);
+    }
+    member.part();
+  };
+#ifdef _OPENMP
+#pragma omp parallel if (pieces > 1)
+  work(Member(omp_get_thread_num(), omp_get_num_threads(), &arrived));
+#else
+  work(Member(0, 1, &arrived));
+#endif
   if (problem) std::rethrow_exception(problem);
 }
 

@@ -65,20 +65,17 @@ struct SelfAttention {
 template <typename T>
 struct Forward {
   explicit Forward(const SelfAttention<T>& a)
-      : room(Room<T>::items({a.in.items(), a.out.items(), a.piece * a.width, a.attention_items()})),
-        in(room.take(a.in.items())),
-        out(room.take(a.out.items())),
+      : room(Room<T>::items({a.piece * a.width, a.attention_items()})),
         normalized(room.take(a.piece * a.width)),
-        scratch(room.take(a.attention_items())) {
-    a.in.pack(a.functions, in);
-    a.out.pack(a.functions, out);
-  }
+        scratch(room.take(a.attention_items())) {}
   Room<T> room;
-  T *in, *out, *normalized, *scratch;
+  T *normalized, *scratch;
 };
 
 template <typename T>
 void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
+  Room<T, Use::kPanels> room(Room<T>::items({in.items(), out.items()}));
+  const Packed<T> packed = {in, out, room.take(in.items()), room.take(out.items())};
   const auto run = [&](int64_t begin, int64_t end, const Forward<T>& own) {
     const int64_t count = end - begin;
     T* to = result + begin * width;
@@ -86,8 +83,8 @@ void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
       T* scaled = own.normalized + i * width;
       norm.forward(hidden + (begin + i) * width, scaled, scaled);
     }
-    multiply<T>(functions, count, width, 3 * width, Left<T>::dense(own.normalized, width), own.in,
-                Place<const T>::each(in_bias),
+    multiply<T>(functions, count, width, 3 * width, Left<T>::dense(own.normalized, width),
+                packed.one_panels, Place<const T>::each(in_bias),
                 Place<T>::dense(states + begin * 3 * width, 3 * width));
     for (int64_t row = begin; row < end; row += length) {
       for (int64_t head = 0; head < heads; ++head) {
@@ -97,29 +94,26 @@ void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
       }
     }
     multiply<T>(functions, count, width, width, Left<T>::dense(attended + begin * width, width),
-                own.out, Place<const T>::each(out_bias), Place<T>::dense(to, width));
+                packed.other_panels, Place<const T>::each(out_bias), Place<T>::dense(to, width));
     add(hidden + begin * width, to, count * width, to);
   };
-  parallel_pieces(rows, piece, [&] { return Forward<T>(*this); }, run);
+  parallel_passes(
+      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      [&] { return Forward<T>(*this); }, run, 0, [](int64_t) {});
 }
 
 template <typename T>
 struct Backward {
   explicit Backward(const SelfAttention<T>& a)
-      : room(Room<T>::items({a.in.turned_items(), a.out.turned_items(), a.piece * a.width,
-                             a.piece * a.width, a.piece * 3 * a.width, a.attention_items()})),
-        in(room.take(a.in.turned_items())),
-        out(room.take(a.out.turned_items())),
+      : room(Room<T>::items(
+            {a.piece * a.width, a.piece * a.width, a.piece * 3 * a.width, a.attention_items()})),
         normalized(room.take(a.piece * a.width)),
         scaled(room.take(a.piece * a.width)),
         slopes(room.take(a.piece * 3 * a.width)),
         scratch(room.take(a.attention_items())),
-        inverse(static_cast<size_t>(a.piece)) {
-    a.in.pack_turned(a.functions, in);
-    a.out.pack_turned(a.functions, out);
-  }
+        inverse(static_cast<size_t>(a.piece)) {}
   Room<T> room;
-  T *in, *out, *normalized, *scaled, *slopes, *scratch;
+  T *normalized, *scaled, *slopes, *scratch;
   std::vector<double> inverse;
 };
 
@@ -127,11 +121,18 @@ template <typename T>
 void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* attended,
                                 const SelfAttentionGradients& grads) const {
   const int64_t narrow = panel_items(rows, width), wide = panel_items(rows, 3 * width);
-  Room<T, Use::kPanels> room(3 * narrow + wide);
+  const Weight<T> turned_in = in.turned(), turned_out = out.turned();
+  Room<T, Use::kPanels> room(
+      Room<T>::items({narrow, narrow, narrow, wide, turned_in.items(), turned_out.items()}));
   T* scaled = room.take(narrow);  // what W multiplies
   T* seen = room.take(narrow);    // what O multiplies
   T* upstream = room.take(narrow);
   T* slopes = room.take(wide);  // gradient of queries, keys and values
+  const Packed<T> packed = {turned_in, turned_out, room.take(turned_in.items()),
+                            room.take(turned_out.items())};
+  const WeightGradients<T> weights = {
+      {functions, Weight<T>(grads.in_weight), scaled, slopes, rows},
+      {functions, Weight<T>(grads.out_weight), seen, upstream, rows}};
   // Of each piece: of the norm's weight and bias, of both biases.
   PieceSums<T> sums((rows + piece - 1) / piece, 6 * width);
 
@@ -147,7 +148,7 @@ void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* att
     to_panels(attended + begin * width, count, width, seen, begin, rows);
     to_panels(grad, count, width, upstream, begin, rows);
     add_rows(grad, width, count, width, sum + 5 * width);
-    multiply<T>(functions, count, width, width, Left<T>::dense(grad, width), own.out,
+    multiply<T>(functions, count, width, width, Left<T>::dense(grad, width), packed.other_panels,
                 Place<const T>::none(), Place<T>::dense(own.scaled, width));
     for (int64_t row = 0; row < count; row += length) {
       for (int64_t head = 0; head < heads; ++head) {
@@ -163,8 +164,8 @@ void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* att
     }
     to_panels(own.slopes, count, 3 * width, slopes, begin, rows);
     add_rows(own.slopes, 3 * width, count, 3 * width, sum + 2 * width);
-    multiply<T>(functions, count, 3 * width, width, Left<T>::dense(own.slopes, 3 * width), own.in,
-                Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    multiply<T>(functions, count, 3 * width, width, Left<T>::dense(own.slopes, 3 * width),
+                packed.one_panels, Place<const T>::none(), Place<T>::dense(own.scaled, width));
     T* grad_hidden = grads.hidden.as<T>() + begin * width;
     for (int64_t i = 0; i < count; ++i) {
       norm.backward(own.scaled + i * width, own.normalized + i * width,
@@ -172,10 +173,10 @@ void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* att
                     sum);
     }
   };
-  parallel_pieces(rows, piece, [&] { return Backward<T>(*this); }, run);
-
-  compute_all(WeightGradient<T>(functions, Weight<T>(grads.in_weight), scaled, slopes, rows),
-              WeightGradient<T>(functions, Weight<T>(grads.out_weight), seen, upstream, rows));
+  parallel_passes(
+      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      [&] { return Backward<T>(*this); }, run, weights.blocks(),
+      [&](int64_t block) { weights.compute(block); });
   sums.put(0, width, grads.norm_weight.as<T>());
   sums.put(width, width, grads.norm_bias.as<T>());
   sums.put(2 * width, 3 * width, grads.in_bias.as<T>());

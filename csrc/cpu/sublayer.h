@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "cpu/pieces.h"
@@ -34,16 +35,20 @@ struct Weight {
         row(view.strides[0]),
         column(view.strides[1]) {}
 
-  // Into panels over its columns, `in` rows each.
-  void pack(const RowFunctions& functions, T* panels) const {
-    functions.pack(data, row, column, in, out, panels);
+  // One of the panels over its columns, `in` rows each.
+  void pack(const RowFunctions& functions, int64_t panel, T* panels) const {
+    const int64_t first = panel * kPanelColumns;
+    functions.pack(data + first * column, row, column, in, std::min(kPanelColumns, out - first),
+                   panels + first * in);
   }
-  // Turned: panels over its rows, `out` rows each.
-  void pack_turned(const RowFunctions& functions, T* panels) const {
-    functions.pack(data, column, row, out, in, panels);
+  Weight turned() const {
+    Weight other = *this;
+    std::swap(other.in, other.out);
+    std::swap(other.row, other.column);
+    return other;
   }
+  int64_t panels() const { return panel_count(out); }
   int64_t items() const { return panel_items(in, out); }
-  int64_t turned_items() const { return panel_items(out, in); }
   bool by_row() const { return column == 1; }
 
   T* data;
@@ -205,14 +210,26 @@ class WeightGradient {
   int64_t rows_, left_columns_, right_columns_;
 };
 
+// Two weights in panels, which threads lay out together.
 template <typename T>
-void compute_all(const WeightGradient<T>& one, const WeightGradient<T>& other) {
-  const int64_t count = one.blocks() + other.blocks();
-  parallel_pieces(
-      count, 1, [] { return 0; },
-      [&](int64_t block, int64_t, int) {
-        block < one.blocks() ? one.compute(block) : other.compute(block - one.blocks());
-      });
-}
+struct Packed {
+  void pack(const RowFunctions& functions, int64_t panel) const {
+    if (panel < one.panels()) return one.pack(functions, panel, one_panels);
+    other.pack(functions, panel - one.panels(), other_panels);
+  }
+  int64_t panels() const { return one.panels() + other.panels(); }
+  Weight<T> one, other;
+  T *one_panels, *other_panels;
+};
+
+// The gradients of two weights, block by block.
+template <typename T>
+struct WeightGradients {
+  int64_t blocks() const { return one.blocks() + other.blocks(); }
+  void compute(int64_t block) const {
+    block < one.blocks() ? one.compute(block) : other.compute(block - one.blocks());
+  }
+  WeightGradient<T> one, other;
+};
 
 }  // namespace rlhf::cpu
