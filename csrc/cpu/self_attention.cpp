@@ -8,6 +8,9 @@ namespace rlhf::cpu {
 namespace {
 
 template <typename T>
+struct Backward;
+
+template <typename T>
 struct SelfAttention {
   explicit SelfAttention(const SelfAttentionInputs& inputs)
       : functions(row_functions_for(inputs.hidden.dtype)),
@@ -27,6 +30,9 @@ struct SelfAttention {
   void forward(T* result, T* states, T* attended) const;
   void backward(const T* grad_out, const T* states, const T* attended,
                 const SelfAttentionGradients& grads) const;
+  // Of the states of so many rows, the gradient into own.slopes, from that of the result in
+  // own.scaled.
+  void attend_backward(const T* states, int64_t count, const Backward<T>& own) const;
 
   // What all heads of all sequences share.
   AttentionArgs shape() const {
@@ -118,6 +124,23 @@ struct Backward {
 };
 
 template <typename T>
+void SelfAttention<T>::attend_backward(const T* states, int64_t count,
+                                       const Backward<T>& own) const {
+  for (int64_t row = 0; row < count; row += length) {
+    for (int64_t head = 0; head < heads; ++head) {
+      AttentionArgs args = args_of(states + row * 3 * width, head, own.scratch);
+      T* to = own.slopes + row * 3 * width + head * args.size;
+      args.grad_out = own.scaled + row * width + head * args.size;
+      args.grad_query = to;
+      args.grad_key = to + width;
+      args.grad_value = to + 2 * width;
+      args.grad_query_row = args.grad_key_row = args.grad_value_row = 3 * width;
+      functions.attention_gradient(args);
+    }
+  }
+}
+
+template <typename T>
 void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* attended,
                                 const SelfAttentionGradients& grads) const {
   const int64_t narrow = panel_items(rows, width), wide = panel_items(rows, 3 * width);
@@ -150,18 +173,7 @@ void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* att
     add_rows(grad, width, count, width, sum + 5 * width);
     multiply<T>(functions, count, width, width, Left<T>::dense(grad, width), packed.other_panels,
                 Place<const T>::none(), Place<T>::dense(own.scaled, width));
-    for (int64_t row = 0; row < count; row += length) {
-      for (int64_t head = 0; head < heads; ++head) {
-        AttentionArgs args = args_of(states + (begin + row) * 3 * width, head, own.scratch);
-        T* to = own.slopes + row * 3 * width + head * args.size;
-        args.grad_out = own.scaled + row * width + head * args.size;
-        args.grad_query = to;
-        args.grad_key = to + width;
-        args.grad_value = to + 2 * width;
-        args.grad_query_row = args.grad_key_row = args.grad_value_row = 3 * width;
-        functions.attention_gradient(args);
-      }
-    }
+    attend_backward(states + begin * 3 * width, count, own);
     to_panels(own.slopes, count, 3 * width, slopes, begin, rows);
     add_rows(own.slopes, 3 * width, count, 3 * width, sum + 2 * width);
     multiply<T>(functions, count, 3 * width, width, Left<T>::dense(own.slopes, 3 * width),

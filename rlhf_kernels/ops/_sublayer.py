@@ -12,7 +12,7 @@ _WHOLE = 16  # a multiple of it are the columns that the kernels take
 
 
 def has_kernel(hidden: Tensor, weight: Tensor) -> bool:
-    """Say whether the kernel takes these: on a CPU (or without memory), fp32 or fp64, whole vectors."""
+    """Say whether the kernel takes these: on a CPU (or meta), fp32 or fp64, whole vectors."""
     return (
         hidden.device.type in ("cpu", "meta")
         and hidden.device == weight.device

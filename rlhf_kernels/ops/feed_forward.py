@@ -100,8 +100,8 @@ def feed_forward(
         input alone. A row's result depends on no other row.
 
     Raises:
-        ValueError: an argument has another shape or dtype than this, or `rows` names one that is not
-            there or one twice. Where torch computes the error is torch's.
+        ValueError: an argument has another shape or dtype than this, or `rows` names one that is
+            not there or one twice. Where torch computes the error is torch's.
 
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), 2.3.
     """
