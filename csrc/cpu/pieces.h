@@ -143,7 +143,7 @@ void parallel_passes(int64_t preparations, const Prepare& prepare, int64_t count
       member.share(pieces, [&](int64_t index) {
         body(index * piece, std::min(count, (index + 1) * piece), *state);
       });
-      member.meet();
+      if (blocks > 0) member.meet();
       member.share(blocks, finish);
     }
     member.part();

@@ -5,23 +5,13 @@
 #include "cpu/rows.h"
 #include "isa.h"
 #include "math/causal_attention.h"
+#include "numbers.h"
 #include "ops.h"
 
+using rlhf::test::make;
 using rlhf::test::view_of;
 
 namespace {
-
-// Numbers between -1 and 1 that no pattern of places repeats.
-template <typename T>
-std::vector<T> make(int64_t count, int seed) {
-  std::vector<T> made(count);
-  uint32_t state = 12345u + static_cast<uint32_t>(seed);
-  for (T& x : made) {
-    state = state * 1664525u + 1013904223u;
-    x = static_cast<T>(static_cast<double>(state >> 8) / (1 << 23) - 1);
-  }
-  return made;
-}
 
 struct Sizes {
   int64_t batch, heads, groups, length, size, value_size;

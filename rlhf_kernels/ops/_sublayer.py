@@ -46,7 +46,7 @@ def straight(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     )
 
 
-def kept_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def keep_for_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Save the tensors among the inputs and what the kernel kept beside its result."""
     tensors = [x for x in inputs if x is None or isinstance(x, Tensor)]
     ctx.numbers = inputs[len(tensors) :]

@@ -12,7 +12,7 @@ from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops._sublayer import (
     check_matrices,
     has_kernel,
-    kept_for_gradient,
+    keep_for_gradient,
     panels,
     straight,
 )
@@ -49,10 +49,6 @@ _backward = registry.define_op(
 )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    kept_for_gradient(ctx, inputs, output)
-
-
 def _gradient(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     hidden, rows, *others = ctx.saved_tensors
     *weights, inner = others
@@ -62,7 +58,7 @@ def _gradient(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     return (grad_hidden, None, *grads)
 
 
-registry.define_gradient("feed_forward", _setup, _gradient)
+registry.define_gradient("feed_forward", keep_for_gradient, _gradient)
 registry.forbid_gradient("feed_forward_backward")
 
 

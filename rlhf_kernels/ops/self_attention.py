@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 from rlhf_kernels import _registry as registry
-from rlhf_kernels.ops._sublayer import check_matrices, has_kernel, kept_for_gradient, straight
+from rlhf_kernels.ops._sublayer import check_matrices, has_kernel, keep_for_gradient, straight
 from rlhf_kernels.ops.causal_attention import causal_attention
 
 registry.declare("self_attention", "native-cpu")
@@ -43,10 +43,6 @@ _backward = registry.define_op(
 )
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    kept_for_gradient(ctx, inputs, output)
-
-
 def _gradient(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor, ...]:
     *inputs, states, attended = ctx.saved_tensors
     grads: tuple[Tensor, ...] = _backward(
@@ -55,7 +51,7 @@ def _gradient(ctx: Any, grad_out: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return grads
 
 
-registry.define_gradient("self_attention", _setup, _gradient)
+registry.define_gradient("self_attention", keep_for_gradient, _gradient)
 registry.forbid_gradient("self_attention_backward")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from rlhf_kernels.reference.gelu_tanh import gelu_tanh
-from rlhf_kernels.reference.layer_norm import layer_norm
 
 
 def feed_forward(
@@ -23,7 +23,7 @@ def feed_forward(
 ) -> Tensor:
     """See `rlhf_kernels.feed_forward`."""
     x = hidden.double().reshape(-1, hidden.shape[-1])
-    normalized = layer_norm(x, norm_weight.double(), norm_bias.double(), eps)
+    normalized = layer_norm(x, x.shape[-1:], norm_weight.double(), norm_bias.double(), eps)
     inner = gelu_tanh(normalized @ up_weight.double() + up_bias.double())
     added = inner @ down_weight.double() + down_bias.double()
     if rows is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
 from rlhf_kernels.reference.causal_attention import causal_attention
-from rlhf_kernels.reference.layer_norm import layer_norm
 
 
 def self_attention(
@@ -23,7 +23,7 @@ def self_attention(
 ) -> Tensor:
     """See `rlhf_kernels.self_attention`."""
     x = hidden.double()
-    normalized = layer_norm(x, norm_weight.double(), norm_bias.double(), eps)
+    normalized = layer_norm(x, x.shape[-1:], norm_weight.double(), norm_bias.double(), eps)
     states = normalized @ in_weight.double() + in_bias.double()
     parts = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in states.chunk(3, dim=-1)]
     attended = causal_attention(*parts, scale=scale).flatten(2)
