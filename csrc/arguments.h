@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "tensor.h"
 
@@ -70,6 +71,24 @@ struct SelfAttentionGradients {
   TensorView in_bias;
   TensorView out_weight;
   TensorView out_bias;
+};
+
+// Of each layer: norm, W, w, O, o, norm, U, u, D, d; a norm is a weight and a bias. A matrix may lie
+// in panels, [columns / 64, rows, 64].
+constexpr int kLayerWeights = 12;
+
+// Whole layers, [B, L, D] in and out.
+struct DecoderLayersInputs {
+  TensorView hidden;
+  std::vector<TensorView> weights;
+  std::vector<TensorView> keys;  // of each layer [B, H, R, D / H]; or none
+  std::vector<TensorView> values;
+  std::optional<TensorView> rows;    // int64 [N]: which go through the last feed-forward
+  std::optional<TensorView> starts;  // int64 [B]: each sequence's first position
+  int64_t used;                      // positions that keys and values hold
+  int64_t heads;
+  double scale;
+  double eps;
 };
 
 struct GatherInputs {

@@ -201,6 +201,14 @@ void call_self_attention_backward(const TensorView& grad_out, const TensorView& 
        grad_out_bias});
 }
 
+// Whole layers: lists of tensors, then as above.
+void call_decoder_layers(const TensorView& hidden, const std::vector<TensorView>& weights,
+                         const std::vector<TensorView>& keys, const std::vector<TensorView>& values,
+                         const OptionalView& rows, const OptionalView& starts, int64_t used,
+                         int64_t heads, double scale, double eps, const TensorView& out) {
+  ops::decoder_layers({hidden, weights, keys, values, rows, starts, used, heads, scale, eps}, out);
+}
+
 }  // namespace
 }  // namespace rlhf
 
@@ -238,6 +246,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("exact_kl_backward", &ops::exact_kl_backward, Unlocked());
   m.def("causal_attention", &ops::causal_attention, Unlocked());
   m.def("causal_attention_backward", &ops::causal_attention_backward, Unlocked());
+  m.def("decoder_layers", &call_decoder_layers, Unlocked());
   m.def("feed_forward", &call_feed_forward, Unlocked());
   m.def("feed_forward_backward", &call_feed_forward_backward, Unlocked());
   m.def("gelu_tanh", &ops::gelu_tanh, Unlocked());

@@ -127,6 +127,9 @@ void self_attention_backward(const TensorView& grad_out, const SelfAttentionInpu
                              const TensorView& states, const TensorView& attended,
                              const SelfAttentionGradients& grads);
 
+// decoder_layers
+void decoder_layers(const DecoderLayersInputs& inputs, const TensorView& out);
+
 // gelu_tanh
 void gelu_tanh(const TensorView& x, const TensorView& out);
 void gelu_tanh_backward(const TensorView& grad_out, const TensorView& x, const TensorView& grad_x);

@@ -57,12 +57,7 @@ def gae(
     /,
 ) -> None: ...
 def whiten(
-    x: Tensor,
-    mask: Tensor,
-    shift_mean: bool,
-    out: Tensor,
-    workspace: Tensor | None,
-    /,
+    x: Tensor, mask: Tensor, shift_mean: bool, out: Tensor, workspace: Tensor | None, /
 ) -> None: ...
 def ranking_loss(
     scores: Tensor,
@@ -181,6 +176,20 @@ def causal_attention_backward(
     grad_value: Tensor,
     /,
 ) -> None: ...
+def decoder_layers(
+    hidden: Tensor,
+    weights: list[Tensor],
+    keys: list[Tensor],
+    values: list[Tensor],
+    rows: Tensor | None,
+    starts: Tensor | None,
+    used: int,
+    heads: int,
+    scale: float,
+    eps: float,
+    out: Tensor,
+    /,
+) -> None: ...
 def feed_forward(
     hidden: Tensor,
     rows: Tensor | None,
@@ -229,13 +238,7 @@ def exact_kl(
     /,
 ) -> None: ...
 def exact_kl_backward(
-    grad_kl: Tensor,
-    logits: Tensor,
-    ref_logits: Tensor,
-    kl: Tensor,
-    rows: Tensor,
-    grad_logits: Tensor,
-    /,
+    grad_kl: Tensor, logits: Tensor, ref_logits: Tensor, kl: Tensor, rows: Tensor, grad: Tensor, /
 ) -> None: ...
 def has_cuda() -> bool: ...
 def read_probe(tensor: Tensor, out: Tensor, /) -> None: ...

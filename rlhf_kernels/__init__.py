@@ -4,6 +4,7 @@ from rlhf_kernels._registry import current_isa, has_cuda
 from rlhf_kernels.ops.advantages import advantages
 from rlhf_kernels.ops.causal_attention import causal_attention
 from rlhf_kernels.ops.cross_entropy import cross_entropy
+from rlhf_kernels.ops.decoder_layers import decoder_layers, lay_out_layers
 from rlhf_kernels.ops.exact_kl import exact_kl
 from rlhf_kernels.ops.explained_variance import explained_variance
 from rlhf_kernels.ops.feed_forward import feed_forward
@@ -32,6 +33,7 @@ __all__ = [
     "causal_attention",
     "cross_entropy",
     "current_isa",
+    "decoder_layers",
     "exact_kl",
     "explained_variance",
     "feed_forward",
@@ -40,6 +42,7 @@ __all__ = [
     "gelu_tanh",
     "has_cuda",
     "kto_loss",
+    "lay_out_layers",
     "linear_cross_entropy",
     "linear_logprobs",
     "linear_ppo_loss",

@@ -101,8 +101,10 @@ def _bump_versions(op: Any, function: Callable[..., Any]) -> Callable[..., Any]:
 
     def body(*args: Any) -> Any:
         for index in written:
-            if not args[index].is_inference():  # those have no version
-                torch.autograd.graph.increment_version(args[index])
+            given = args[index]
+            for tensor in given if isinstance(given, list) else (given,):
+                if not tensor.is_inference():  # those have no version
+                    torch.autograd.graph.increment_version(tensor)
         return function(*args)
 
     return body
@@ -156,7 +158,7 @@ def forbid_gradient(name: str) -> None:
         return None
 
     def backward(ctx: Any, *grads: Tensor | None) -> None:
-        raise RuntimeError(f"rlhf_kernels::{name} has no derivative (it is a gradient itself)")
+        raise RuntimeError(f"rlhf_kernels::{name} has no derivative")
 
     define_gradient(name, save_nothing, backward)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
+from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 import rlhf_kernels as rk
 from tests.tiny import tiny_model, tiny_text
@@ -13,6 +14,7 @@ from toolkit.models import cache
 from toolkit.models.cache import make_cache
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base
+from toolkit.models.trunk import FusedTrunk
 from toolkit.rollout import sample_answers
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Hardware, ModelSource, Sampling
@@ -219,10 +221,13 @@ class Casts(TorchDispatchMode):
         return out
 
 
-def test_in_bf16_weights_are_cast_for_the_prompts_and_for_all_tokens_once(text):
+@pytest.mark.parametrize(("trunk", "times"), [(GPT2Model, 2), (FusedTrunk, 1)])
+def test_in_bf16_weights_are_cast_for_the_prompts_and_for_all_tokens_once(text, trunk, times):
+    """By layers of torch's; where one kernel reads all layers, for both together."""
     model = tiny_model(text)
+    model.transformer.__class__ = trunk
     policy = Policy(model, text.vocab, Hardware(precision="bf16"))
     with Casts(model.transformer.h[0].mlp.c_fc.weight.shape) as casts:
         out = answer(policy, text, [[i % 8, 8] for i in range(32)], range(32), most=6)
     assert max(len(ids) for ids in out.ids) > 3
-    assert casts.count == 2 * len(model.transformer.h)
+    assert casts.count == times * len(model.transformer.h)

@@ -25,6 +25,7 @@ from toolkit.models.compute import precision, token_precision
 from toolkit.models.heads import Policy
 from toolkit.models.last_layer import only
 from toolkit.models.steps import Draw, Given
+from toolkit.models.trunk import lay_out
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Sampling
 from toolkit.training.device import move
@@ -83,7 +84,8 @@ def sample_answers(
     how = Draw(stream.seed64(purpose), sampling, text.eos_id)
     # autocast keeps no cast weights in inference mode: every token would cast them all again
     casts = policy.hardware.precision == "bf16" and policy.device.type == "cpu"
-    with torch.no_grad() if casts else torch.inference_mode():
+    held = lay_out(policy.model, rounded=casts)
+    with torch.no_grad() if casts else torch.inference_mode(), held:
         recorded = graphs.wanted(policy, max_response)
         reader = _Reader(policy, text, distinct, max_response, entire=recorded)
         logits = reader.read_prompts()

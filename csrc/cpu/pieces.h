@@ -99,11 +99,15 @@ class Member {
     arrived_->fetch_add(1, std::memory_order_acq_rel);
     if (rank_ == 0) wait(met_);
   }
-  // each(index) for this thread's share of [0, count), one stretch.
+  // This thread's share of [0, count): one stretch, [begin, end).
+  std::pair<int64_t, int64_t> share(int64_t count) const {
+    return {count * rank_ / size_, count * (rank_ + 1) / size_};
+  }
+  // each(index) for it.
   template <typename Each>
-  void share(int64_t count, const Each& each) const {
-    const int64_t end = count * (rank_ + 1) / size_;
-    for (int64_t index = count * rank_ / size_; index < end; ++index) each(index);
+  void for_share(int64_t count, const Each& each) const {
+    const auto [begin, end] = share(count);
+    for (int64_t index = begin; index < end; ++index) each(index);
   }
 
  private:
@@ -118,13 +122,12 @@ class Member {
   std::atomic<int>* arrived_;
 };
 
-// In each thread of a team: its share of prepare(index) for [0, preparations), of body(begin, end,
-// state) for pieces of [0, count), of finish(index) for [0, blocks); each of the three begins when
-// all are done with the one before. make() gives a thread its state. Only make() may throw.
-template <typename Prepare, typename Make, typename Body, typename Finish>
-void parallel_passes(int64_t preparations, const Prepare& prepare, int64_t count, int64_t piece,
-                     const Make& make, const Body& body, int64_t blocks, const Finish& finish) {
-  const int64_t pieces = (count + piece - 1) / piece;
+// In each thread of a team, of one where `several` is false: its share of prepare(index) for
+// [0, preparations), and once all are done with that, use(member, state). make() gives a thread its
+// state. Only make() may throw.
+template <typename Prepare, typename Make, typename Use>
+void parallel_team(bool several, int64_t preparations, const Prepare& prepare, const Make& make,
+                   const Use& use) {
   std::atomic<int> arrived{0};
   std::exception_ptr problem;  // no memory, say; nothing may be thrown out of the region
   const auto work = [&](Member member) {
@@ -137,24 +140,33 @@ void parallel_passes(int64_t preparations, const Prepare& prepare, int64_t count
 #endif
       problem = std::current_exception();
     }
-    member.share(preparations, prepare);
+    member.for_share(preparations, prepare);
     member.meet();
-    if (!problem) {
-      member.share(pieces, [&](int64_t index) {
-        body(index * piece, std::min(count, (index + 1) * piece), *state);
-      });
-      if (blocks > 0) member.meet();
-      member.share(blocks, finish);
-    }
+    if (!problem) use(member, *state);
     member.part();
   };
 #ifdef _OPENMP
-#pragma omp parallel if (pieces > 1)
+#pragma omp parallel if (several)
   work(Member(omp_get_thread_num(), omp_get_num_threads(), &arrived));
 #else
   work(Member(0, 1, &arrived));
 #endif
   if (problem) std::rethrow_exception(problem);
+}
+
+// In each thread of a team, after preparations as above: its share of body(begin, end, state) for
+// pieces of [0, count), and once all are done with that, of finish(index) for [0, blocks).
+template <typename Prepare, typename Make, typename Body, typename Finish>
+void parallel_passes(int64_t preparations, const Prepare& prepare, int64_t count, int64_t piece,
+                     const Make& make, const Body& body, int64_t blocks, const Finish& finish) {
+  const int64_t pieces = (count + piece - 1) / piece;
+  parallel_team(pieces > 1, preparations, prepare, make, [&](Member& member, auto& state) {
+    member.for_share(pieces, [&](int64_t index) {
+      body(index * piece, std::min(count, (index + 1) * piece), state);
+    });
+    if (blocks > 0) member.meet();
+    member.for_share(blocks, finish);
+  });
 }
 
 }  // namespace rlhf::cpu

@@ -35,10 +35,9 @@ double block_max(const S* x, int64_t count) {
 
 template <typename X, typename S>
 bool has_nan(const S* x, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    if (X::scalar(x + i) != X::scalar(x + i)) return true;
-  }
-  return false;
+  int64_t i = 0;
+  while (i < count && X::scalar(x + i) == X::scalar(x + i)) ++i;
+  return i < count;
 }
 
 // sum 2^t and sum 2^t t over the row so far, relative to `max`. Entries equal to the maximum are
@@ -291,6 +290,7 @@ constexpr RowFunctions row_functions() {
           row_attention_scratch,
           row_attention<X, S>,
           row_attention_gradient<X, S>,
+          row_attend_one<X>,
           row_blocks<X, S>,
           row_kept_blocks<X, S>,
           row_draw<X, S>,

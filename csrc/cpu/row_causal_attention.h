@@ -13,6 +13,8 @@
 //
 // Included by row_body.h inside an anonymous namespace; see there.
 
+#include "cpu/row_shares.h"
+
 constexpr int64_t kPanel = 8 * kTileRows;  // queries
 
 inline int64_t padded(int64_t count) { return (count + kAttentionPad - 1) & -kAttentionPad; }
@@ -53,7 +55,7 @@ class Attention {
 
  public:
   explicit Attention(const AttentionArgs& args)
-      : args(args), layout(args), scratch(static_cast<Lane*>(args.scratch)), lanes(count_up()) {
+      : args(args), layout(args), scratch(static_cast<Lane*>(args.scratch)), lanes(count_up<X>()) {
     V zeros = bring(args.key, args.key_row, args.size, 1.0, at(layout.key), layout.size);
     turn(at(layout.key), layout.size, layout.length, layout.size, at(layout.key_turned),
          layout.across);
@@ -119,7 +121,7 @@ class Attention {
     return args.length - begin < kTileRows ? args.length - begin : kTileRows;
   }
   // Entries of a row of shares that a tile of queries has, in whole vectors.
-  int64_t share_count(int64_t begin) const { return whole(begin + tile_rows(begin)); }
+  int64_t share_count(int64_t begin) const { return whole<X>(begin + tile_rows(begin)); }
 
   // The L rows of a tensor, times `factor`, into rows of `width` Lanes; zeros after them. Returns a
   // vector that sums up to 0 if all of it is finite, else to NaN.
@@ -141,13 +143,13 @@ class Attention {
         X::store(to + d, x);
       }
       if (d == width) continue;
-      clear(to + d, width - d);
+      clear<X>(to + d, width - d);
       for (int64_t rest = d; rest < count; ++rest) {
         to[rest] = static_cast<Lane>(X::scalar(from + rest)) * scalar;
       }
       for (; d < width; d += X::kWidth) zeros = X::load(to + d) * zero + zeros;
     }
-    clear(to, (layout.length - args.length) * width);
+    clear<X>(to, (layout.length - args.length) * width);
     return zeros;
   }
   V bring_query(int64_t head) const {
@@ -155,10 +157,6 @@ class Attention {
                  args.scale * kLog2E, at(layout.query), layout.size);
   }
 
-  // Whole vectors.
-  static void clear(Lane* to, int64_t count) {
-    for (int64_t i = 0; i < count; i += X::kWidth) X::store(to + i, X::set(0.0));
-  }
   static void put(const Lane* from, int64_t count, double factor, S* to) {
     const V times = X::set(factor);
     for (int64_t d = 0; d < count; d += X::kWidth) {
@@ -166,54 +164,15 @@ class Attention {
     }
   }
 
-  static V count_up() {
-    Lane numbers[X::kWidth];
-    for (int lane = 0; lane < X::kWidth; ++lane) numbers[lane] = static_cast<Lane>(lane);
-    return X::load(numbers);
-  }
-
-  // each(j, kept) for the vectors of a row's first `own` entries: kept(x, other) is x in those, and
-  // `other` in what the last vector holds after them.
-  template <typename Each>
-  void for_own(int64_t own, const Each& each) const {
-    int64_t j = 0;
-    for (; j + X::kWidth <= own; j += X::kWidth) each(j, [](V x, V) { return x; });
-    if (j == own) return;
-    const V left = X::set(static_cast<double>(own - j));
-    each(j, [&](V x, V other) { return X::select_less(lanes, left, x, other); });
-  }
-  static int64_t whole(int64_t count) { return (count + X::kWidth - 1) & -X::kWidth; }
-
   // p_ij of a tile's queries, exactly 0 for the j after i.
   void form_shares(int64_t begin, int64_t rows, Lane* shares) const {
     const int64_t count = share_count(begin);
     add_product<X, Lane>({at(layout.query) + begin * layout.size, layout.size, 1},
                          {at(layout.key_turned), layout.across}, args.size, rows, count / X::kWidth,
                          false, {shares, layout.across});
-    for (int64_t i = 0; i < rows; ++i) normalize(shares + i * layout.across, begin + i + 1, count);
+    for (int64_t i = 0; i < rows; ++i)
+      to_shares<X>(lanes, shares + i * layout.across, begin + i + 1, count);
   }
-  // Scores to shares: softmax of the first `own`, 0 from there to `count`.
-  void normalize(Lane* row, int64_t own, int64_t count) const {
-    const V zero = X::set(0.0), lowest = X::set(-HUGE_VAL);
-    V highest = lowest, sum = zero;
-    for_own(own, [&](int64_t j, auto kept) {
-      highest = X::max(kept(X::load(row + j), lowest), highest);
-    });
-    const V max = X::set(X::highest(highest));
-    for_own(own, [&](int64_t j, auto kept) {
-      // of a number far below 0 the exponential takes long
-      const V t = kept(X::load(row + j) - max, zero);
-      const V e = kept(X::exp2(X::bounded(t)), zero);
-      X::store(row + j, e);
-      sum = sum + e;
-    });
-    const V inverse = X::set(1.0 / X::sum(sum));
-    for_own(own, [&](int64_t j, auto kept) {
-      X::store(row + j, kept(X::load(row + j) * inverse, zero));
-    });
-    clear(row + whole(own), count - whole(own));
-  }
-
   // How many rows go through a product at once: a share of 0 hides what is finite alone.
   int64_t together(int64_t rows) const { return finite ? rows : 1; }
 
@@ -250,14 +209,14 @@ class Attention {
   void slope_row(const Lane* shares, int64_t own, int64_t count, Lane* slopes) const {
     const V zero = X::set(0.0);
     V sum = zero;
-    for_own(own, [&](int64_t j, auto kept) {
+    for_own<X>(lanes, own, [&](int64_t j, auto kept) {
       sum = kept(X::load(shares + j) * X::load(slopes + j), zero) + sum;
     });
     const V mean = X::set(X::sum(sum));
-    for_own(own, [&](int64_t j, auto kept) {
+    for_own<X>(lanes, own, [&](int64_t j, auto kept) {
       X::store(slopes + j, kept(X::load(shares + j) * (X::load(slopes + j) - mean), zero));
     });
-    clear(slopes + whole(own), count - whole(own));
+    clear<X>(slopes + whole<X>(own), count - whole<X>(own));
   }
 
   // grad_j = sum_{i >= j} weight_ij b_i, or +=, over a panel's queries, for a tile's rows j.
@@ -297,3 +256,5 @@ void row_attention_gradient(const AttentionArgs& args) {
   for (int64_t head = 0; head < args.heads; ++head) attention.backward(head);
   attention.put_gradient();
 }
+
+#include "cpu/row_attend_one.h"

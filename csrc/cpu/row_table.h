@@ -122,6 +122,8 @@ struct RowFunctions {
   int64_t (*attention_scratch)(const AttentionArgs& args);
   void (*attention)(const AttentionArgs& args);
   void (*attention_gradient)(const AttentionArgs& args);
+  // In fp32 and fp64 alone; see row_attend_one.h.
+  void (*attend_one)(const AttentionArgs& args);
 
   // What sampling needs; see row_sample.h.
   // The state and its blocks, one for each kRowBlock entries.

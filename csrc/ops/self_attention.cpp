@@ -17,11 +17,7 @@ void check_inputs(const char* op, const SelfAttentionInputs& inputs) {
   check_vector(op, "in_bias", inputs.in_bias, 3 * width, dtype);
   check_weight(op, "out_weight", inputs.out_weight, width, width, dtype);
   check_vector(op, "out_bias", inputs.out_bias, width, dtype);
-  if (inputs.heads < 1 || width % inputs.heads != 0) {
-    fail(op, "heads",
-         "must divide the " + std::to_string(width) + " columns of 'hidden', got " +
-             std::to_string(inputs.heads));
-  }
+  check_heads(op, inputs.hidden, inputs.heads);
   check_finite(op, "scale", inputs.scale, -1e30, 1e30, "finite");
   check_eps(op, inputs.eps);
 }

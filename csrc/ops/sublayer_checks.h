@@ -50,6 +50,15 @@ inline void check_hidden(const char* op, const TensorView& hidden, int ndim) {
   check_whole(op, "hidden", hidden, ndim - 1);
 }
 
+inline void check_heads(const char* op, const TensorView& hidden, int64_t heads) {
+  const int64_t width = hidden.shape[2];
+  if (heads < 1 || width % heads != 0) {
+    fail(op, "heads",
+         "must divide the " + std::to_string(width) + " columns of 'hidden', got " +
+             std::to_string(heads));
+  }
+}
+
 inline void check_eps(const char* op, double eps) {
   check_finite(op, "eps", eps, 0.0, 1.0, "in [0, 1]");
 }

@@ -29,6 +29,13 @@ def panels(like: Tensor, rows: int, columns: int) -> Tensor:
     return made
 
 
+def laid_out(weight: Tensor) -> Tensor:
+    """Return a matrix [in, out] in panels [out / 64, in, 64], the last one filled up with zeros."""
+    size, columns = weight.shape
+    filled = torch.nn.functional.pad(weight, (0, -columns % _PANEL))
+    return filled.view(size, -1, _PANEL).transpose(0, 1).contiguous()
+
+
 def check_matrices(op: str, **tensors: Tensor) -> None:
     """Refuse a weight that is no matrix, on whose shape the results' depend."""
     for name, tensor in tensors.items():

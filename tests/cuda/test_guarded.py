@@ -22,7 +22,13 @@ def test_a_tensor_at_the_edge_fills_its_memory_to_the_end():
 def test_an_op_without_a_cuda_column_refuses_what_lies_there(column):
     """Else a tensor labelled as CUDA's would quietly be computed by the CPU column."""
     without = [name for name, kind in registry.OPS.items() if kind == "native-cpu"]
-    assert without == ["causal_attention", "feed_forward", "gelu_tanh", "self_attention"]
+    assert without == [
+        "causal_attention",
+        "decoder_layers",
+        "feed_forward",
+        "gelu_tanh",
+        "self_attention",
+    ]
     x, states = column.place(torch.ones(3)), column.place(torch.ones(1, 1, 3, 2))
     with column.on(), pytest.raises(ValueError, match="'x' must be on the CPU"):
         registry._C.gelu_tanh(x, torch.empty_like(x))
@@ -31,5 +37,7 @@ def test_an_op_without_a_cuda_column_refuses_what_lies_there(column):
         registry._C.feed_forward(x16, None, *w16, 1e-5, torch.empty_like(x16), x16)
     with column.on(), pytest.raises(ValueError, match="'hidden' must be on the CPU"):
         registry._C.self_attention(x16[None], *w16, 1, 1.0, 1e-5, x16, x16, x16)
+    with column.on(), pytest.raises(ValueError, match="'hidden' must be on the CPU"):
+        registry._C.decoder_layers(x16[None], 2 * w16, [], [], None, None, 0, 1, 1.0, 1e-5, x16)
     with column.on(), pytest.raises(ValueError, match="'query' must be on the CPU"):
         registry._C.causal_attention(states, states, states, 1.0, torch.empty_like(states))

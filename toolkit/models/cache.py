@@ -49,11 +49,34 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         """Add positions; return all in use."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, self.used = self.used, self.used + key_states.shape[2]
+        start, end = self.used, self.used + key_states.shape[2]
         for held, states in zip(self.held, (key_states, value_states), strict=True):
-            held[:, :, start : self.used] = states
-        self._show()
+            held[:, :, start:end] = states
+        self.advance(end - start)
         return self.keys, self.values
+
+    def take(self, like: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """Return the memory [B, heads, room, head size] of keys and values, for a kernel to write.
+
+        Args:
+            like: hidden states [B, L, D] of the first use.
+            heads: how many.
+        """
+        if not self.is_initialized:
+            none = like.new_empty(len(like), heads, 0, like.shape[2] // heads)
+            self.lazy_initialization(none, none)
+        keys, values = self.held
+        return keys, values
+
+    def holds(self, dtype: torch.dtype) -> bool:
+        """Say whether it holds, or would hold, states of that dtype on a CPU as they are."""
+        kind = self.dtype if self.is_initialized else held_dtype(torch.empty(0, dtype=dtype))
+        return kind == dtype
+
+    def advance(self, count: int) -> None:
+        """Have so many more positions in use."""
+        self.used += count
+        self._show()
 
     def get_seq_length(self) -> int:
         """Positions in use."""

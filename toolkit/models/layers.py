@@ -30,6 +30,19 @@ from toolkit.models.last_layer import LastLayer
 #: rows of 128 .64 and .81, of 256 .96 and 1.20, of 384 1.15 and 1.36.
 _ROWS = ((1 << 16, 64), (1 << 18, 512), (1 << 20, 1024))
 
+_ATTENTION = (
+    ("c_attn", Conv1D),
+    ("c_proj", Conv1D),
+    ("attn_dropout", torch.nn.Dropout),
+    ("resid_dropout", torch.nn.Dropout),
+)
+_FEED_FORWARD = (
+    ("c_fc", Conv1D),
+    ("c_proj", Conv1D),
+    ("act", TanhGelu),
+    ("dropout", torch.nn.Dropout),
+)
+
 
 class FusedBlock(GPT2Block):  # type: ignore[misc]
     """A layer that computes by the kernels what they take; weights and names are GPT2Block's."""
@@ -74,63 +87,62 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
         fed: Tensor = hidden_states + self.mlp(self.ln_2(hidden_states))
         return fed
 
+    def attends_plainly(self) -> bool:
+        """Say whether the first half is what the kernels compute, whatever it is called with."""
+        attn = self._modules["attn"]
+        if not (is_untouched(attn, GPT2Attention) and _is_made_of(attn, _ATTENTION)):
+            return False
+        dropout, residual = attn._modules["attn_dropout"], attn._modules["resid_dropout"]
+        return (
+            is_untouched(self._modules["ln_1"], torch.nn.LayerNorm)
+            and attn.config._attn_implementation == "sdpa"
+            and not (attn.training and dropout.p)
+            and not (residual.training and residual.p)
+        )
+
     def _attends(self, hidden: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> bool:
         """Say whether the first half goes to its kernel."""
         attn = self.attn
         return (
-            _are(attn, GPT2Attention)
-            and _are((attn.c_attn, attn.c_proj), Conv1D)
-            and _are((attn.attn_dropout, attn.resid_dropout), torch.nn.Dropout)
-            and _are(self.ln_1, torch.nn.LayerNorm)
+            self.attends_plainly()
             and _is_taken(hidden, hidden[..., 0].numel(), self.ln_1, attn.c_attn)
-            and attn.config._attn_implementation == "sdpa"
             and hides_only_later(attn, mask, settings)
             and is_short(hidden.shape[1], attn.head_dim, hidden.dtype)
-            and not (attn.training and attn.attn_dropout.p)
-            and not (attn.resid_dropout.training and attn.resid_dropout.p)
         )
 
+    @property
+    def attention_weights(self) -> tuple[Any, ...]:
+        """What the first half multiplies and adds, in the kernel's order."""
+        parts = self._modules["attn"]._modules
+        return _weights(self._modules["ln_1"], parts["c_attn"], parts["c_proj"])
+
     def _attend(self, hidden: Tensor) -> Tensor:
-        norm, attn = self.ln_1, self.attn
-        return rk.self_attention(
-            hidden,
-            norm.weight,
-            norm.bias,
-            attn.c_attn.weight,
-            attn.c_attn.bias,
-            attn.c_proj.weight,
-            attn.c_proj.bias,
-            heads=attn.num_heads,
-            scale=attn.scaling,
-            eps=norm.eps,
-        )
+        attn = self.attn
+        settings = {"heads": attn.num_heads, "scale": attn.scaling, "eps": self.ln_1.eps}
+        return rk.self_attention(hidden, *self.attention_weights, **settings)
+
+    def feeds_plainly(self) -> bool:
+        """Say the same of the second half."""
+        mlp = self._modules["mlp"]
+        if not (is_untouched(mlp, GPT2MLP) and _is_made_of(mlp, _FEED_FORWARD)):
+            return False
+        dropout = mlp._modules["dropout"]
+        norm = self._modules["ln_2"]
+        return is_untouched(norm, torch.nn.LayerNorm) and not (dropout.training and dropout.p)
 
     def _feeds(self, hidden: Tensor, rows: Tensor | None) -> bool:
         """Say whether the second half goes to its kernel."""
-        mlp, count = self.mlp, hidden[..., 0] if rows is None else rows
-        return (
-            _are(mlp, GPT2MLP)
-            and _are((mlp.c_fc, mlp.c_proj), Conv1D)
-            and _are(mlp.act, TanhGelu)
-            and _are(mlp.dropout, torch.nn.Dropout)
-            and _are(self.ln_2, torch.nn.LayerNorm)
-            and _is_taken(hidden, count.numel(), self.ln_2, mlp.c_fc)
-            and not (mlp.dropout.training and mlp.dropout.p)
-        )
+        count = hidden[..., 0] if rows is None else rows
+        return self.feeds_plainly() and _is_taken(hidden, count.numel(), self.ln_2, self.mlp.c_fc)
+
+    @property
+    def feed_weights(self) -> tuple[Any, ...]:
+        """The same of the second half."""
+        parts = self._modules["mlp"]._modules
+        return _weights(self._modules["ln_2"], parts["c_fc"], parts["c_proj"])
 
     def _feed(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
-        norm, mlp = self.ln_2, self.mlp
-        return rk.feed_forward(
-            hidden,
-            norm.weight,
-            norm.bias,
-            mlp.c_fc.weight,
-            mlp.c_fc.bias,
-            mlp.c_proj.weight,
-            mlp.c_proj.bias,
-            eps=norm.eps,
-            rows=rows,
-        )
+        return rk.feed_forward(hidden, *self.feed_weights, eps=self.ln_2.eps, rows=rows)
 
 
 def fuse_layers(model: PreTrainedModel) -> None:
@@ -144,34 +156,49 @@ def fuse_layers(model: PreTrainedModel) -> None:
 
 def _is_taken(hidden: Tensor, rows: int, norm: torch.nn.LayerNorm, conv: Conv1D) -> bool:
     """Say whether the kernels take these tensors, and are the faster with so many rows."""
-    weight, size = conv.weight, conv.weight.numel()
+    weight = conv.weight
     return (
         hidden.device.type == weight.device.type == "cpu"
         and hidden.dtype == weight.dtype == torch.float32
         and norm.bias is not None
         and not torch.is_autocast_enabled("cpu")
-        and any(size <= most and rows >= least for most, least in _ROWS)
+        and are_many(rows, weight.numel())
     )
 
 
-def _are(parts: torch.nn.Module | tuple[torch.nn.Module, ...], kind: type) -> bool:
-    """Say whether these are of that very class, and nothing comes between a call and its forward.
+def are_many(rows: int, numbers: int) -> bool:
+    """Say whether a half's kernel is the faster with so many rows and numbers in its weight."""
+    return any(numbers <= most and rows >= least for most, least in _ROWS)
 
-    The rows of the last layer are known here, and may be hooked.
+
+def _weights(*parts: Any) -> tuple[Any, ...]:
+    """Return tensors, None for a bias that is not there."""
+    return tuple(part._parameters.get(name) for part in parts for name in ("weight", "bias"))
+
+
+def is_untouched(part: Any, kind: type[torch.nn.Module]) -> bool:
+    """Say whether a part is of that very class, and nothing comes between a call and its forward.
+
+    The rows of the last layer are known here, and may be hooked. It is asked for every part at
+    every call, so it is short, and the parts come from `_modules`, past torch's slow lookup.
     """
-    return not modules._has_any_global_hook() and all(
-        type(part) is kind
-        and "forward" not in vars(part)
-        and all(isinstance(getattr(hook, "__self__", None), LastLayer) for hook in _hooks(part))
-        for part in (parts if isinstance(parts, tuple) else (parts,))
-    )
-
-
-def _hooks(part: torch.nn.Module) -> list[Any]:
-    kinds = (
+    if type(part) is not kind or "forward" in vars(part):
+        return False
+    hooks: tuple[dict[int, Any] | None, ...] = (
         part._forward_hooks,
         part._forward_pre_hooks,
         part._backward_hooks,
         part._backward_pre_hooks,
     )
-    return [hook for hooks in kinds if hooks for hook in hooks.values()]
+    return not any(hooks) or all(
+        isinstance(getattr(hook, "__self__", None), LastLayer)
+        for kept in hooks
+        for hook in (kept or {}).values()
+    )
+
+
+def _is_made_of(module: Any, kinds: tuple[tuple[str, type], ...]) -> bool:
+    if modules._has_any_global_hook():
+        return False
+    parts = module._modules
+    return all(is_untouched(parts.get(name), kind) for name, kind in kinds)

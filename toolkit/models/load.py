@@ -17,6 +17,7 @@ from transformers import (
 from toolkit.data.tokenize import Text
 from toolkit.models.activation import fuse_activations
 from toolkit.models.layers import fuse_layers
+from toolkit.models.trunk import fuse_trunk
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import ModelSource
 from toolkit.training.random import Stream
@@ -47,6 +48,7 @@ def load_base(
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fuse_activations(model)
     fuse_layers(model)
+    fuse_trunk(model)
     return model.eval().to(device)
 
 
@@ -115,6 +117,7 @@ def _fit_to_text(model: PreTrainedModel, text: Text) -> PreTrainedModel:
     model.config.pad_token_id = text.pad_id
     fuse_activations(model)
     fuse_layers(model)
+    fuse_trunk(model)
     return model.eval()
 
 

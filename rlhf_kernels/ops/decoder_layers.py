@@ -1,0 +1,90 @@
+"""decoder_layers: all layers of a GPT-2 for one pass without a gradient, in one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_kernels import _registry as registry
+from rlhf_kernels.ops._sublayer import laid_out, straight
+
+registry.declare("decoder_layers", "native-cpu")
+
+_forward = registry.define_op(
+    "decoder_layers(Tensor hidden, Tensor[] weights, Tensor(a!)[] keys, Tensor(b!)[] values, "
+    "Tensor? rows, Tensor? starts, int used, int heads, float scale, float eps) -> Tensor",
+    lambda hidden, *_: torch.empty_like(hidden),
+)
+registry.forbid_gradient("decoder_layers")
+
+
+def lay_out_layers(layers: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
+    """Return layers as `decoder_layers` reads them fastest: copies of matrices, in panels.
+
+    Args:
+        layers: as `decoder_layers` takes them. What is done to them afterwards changes no copy.
+    """
+    with torch.no_grad():
+        return [tuple(laid_out(x) if x.ndim == 2 else x for x in layer) for layer in layers]
+
+
+def decoder_layers(
+    hidden: Tensor,
+    layers: Sequence[Sequence[Tensor]],
+    *,
+    heads: int,
+    scale: float | None = None,
+    eps: float = 1e-5,
+    cache: Sequence[tuple[Tensor, Tensor]] = (),
+    used: int = 0,
+    starts: Tensor | None = None,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """Take hidden states through pre-norm layers, `self_attention` then `feed_forward` of each.
+
+    A thread takes some sequences through all layers, so threads meet once a call: for small models,
+    whose layers take microseconds, and for steps from token to token. There is no gradient.
+
+    Dims: B sequences, L positions, D hidden, F inner, both multiples of 16, R room of the cache.
+
+    Args:
+        hidden: [B, L, D] float32 or float64, on a CPU.
+        layers: of each layer its norm's weight and bias [D], W [D, 3 D] and bias, O [D, D] and
+            bias, the second norm's weight and bias, U [D, F] and bias, D [F, D] and bias, in the
+            dtype of `hidden`. Matrices are as in `self_attention` and `feed_forward`, and are then
+            laid out in every call, or as `lay_out_layers` returns them.
+        heads: how many; divides D.
+        scale: of the scores; None means 1 / sqrt(D / heads).
+        eps: added to the variances.
+        cache: of each layer keys and values [B, heads, R, D / heads], into which those of the L
+            positions are written, from place `used` on; the positions before are seen. Empty means
+            none.
+        used: positions that the cache holds; not 0 only where L is 1.
+        starts: int64 [B], the first position of each sequence; those before it are seen by no
+            other, and what comes of themselves means nothing. None means 0.
+        rows: int64 [N], ascending: which rows of the flattened [B L, D] go through the last
+            feed-forward; of the others the result is what the last attention gave. None means all.
+
+    Returns:
+        [B, L, D] in the dtype of `hidden`. A sequence's result depends on no other.
+
+    Raises:
+        ValueError: an argument has another shape or dtype than this, or would need a gradient.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), 2.3.
+    """
+    weights = [weight for layer in layers for weight in straight(tuple(layer))]
+    keys, values = [keys for keys, _ in cache], [values for _, values in cache]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, *weights, *keys, *values)):
+        raise ValueError(
+            "decoder_layers: it has no gradient; call it under torch.no_grad(), or compute the "
+            "layers by self_attention and feed_forward"
+        )
+    factor = max(1, hidden.shape[-1] // max(1, heads)) ** -0.5 if scale is None else scale
+    places = [None if x is None else x.contiguous() for x in (rows, starts)]
+    arguments: tuple[Any, ...] = (*places, used, heads, factor, eps)
+    out: Tensor = _forward(hidden.contiguous(), weights, keys, values, *arguments)
+    return out

@@ -1,0 +1,206 @@
+"""A GPT-2 read in one go: the same numbers as layer by layer, and what is left to torch."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from transformers import DynamicCache
+from transformers.models.gpt2.modeling_gpt2 import GPT2Model
+
+from tests.models.fused import HALVES, IDS, make, passes, same_passes, taken
+from tests.models.trunks import ALL, close, fused, hidden_of, read
+from tests.tiny import tiny_model, tiny_text
+from toolkit.models import layers, trunk
+from toolkit.models.cache import make_cache
+from toolkit.models.last_layer import find_last_layer, read_trunk
+from toolkit.models.load import load_policy, load_scalar, make_scalar
+from toolkit.models.save import save_model
+from toolkit.models.trunk import FusedTrunk, lay_out
+from toolkit.training.random import Stream
+
+__all__ = ["read", "taken"]
+
+
+def test_a_pass_without_a_gradient_is_one_kernel(read):
+    ours, plain = fused(), make(fused=False)
+    close(hidden_of(ours), hidden_of(plain))
+    assert read == ALL
+    close(hidden_of(ours, attention_mask=torch.ones_like(IDS)), hidden_of(plain))
+    positions = torch.arange(3, 14).unsqueeze(0)
+    close(hidden_of(ours, position_ids=positions), hidden_of(plain, position_ids=positions))
+    assert read == ALL * 3
+
+
+def test_a_pass_with_a_gradient_is_two_kernels_a_layer(read):
+    same_passes(fused(), make(fused=False))
+    assert read == HALVES * 2
+
+
+def test_it_gives_the_bits_of_the_halves(read):
+    model = fused()
+    alone = hidden_of(model)
+    assert torch.equal(alone, passes(model)[0])
+    assert read == [*ALL, *HALVES * 2]
+
+
+def test_the_rows_that_are_read_are_fed(read):
+    model = fused()
+    last = find_last_layer(model)
+    assert last is not None
+    read.clear()
+    rows, whole = torch.tensor([3, 10, 20, 43]), hidden_of(model).flatten(0, 1)
+    with torch.no_grad():
+        found = read_trunk(model, last, IDS, rows).flatten(0, 1)
+    assert read == ALL * 2
+    assert torch.equal(found[rows], whole[rows])
+    others = [i for i in range(44) if i not in rows]
+    assert not torch.equal(found[others], whole[others])
+    with torch.no_grad():
+        close(read_trunk(model, last, IDS, rows.flip(0)).flatten(0, 1)[rows], whole[rows])
+    assert read == [*ALL * 2, *HALVES * 2]  # in no order
+
+
+def tokens(model, ids, parts, mask=None, kind=None, keep=None):
+    """Logits of `ids` read in parts with a cache; `keep` takes sequences before the last part."""
+    cache = make_cache(model, ids.shape[1]) if kind is None else kind(config=model.config)
+    found, start = [], 0
+    with torch.inference_mode():
+        for n, count in enumerate(parts):
+            if keep is not None and n == len(parts) - 1:
+                cache.reorder_cache(keep)
+                ids, mask = ids[keep], None if mask is None else mask[keep]
+            padding = {}
+            if mask is not None:
+                seen = mask[:, : start + count]
+                positions = (mask.cumsum(1) - 1).clamp(min=0)[:, start : start + count]
+                padding = {"attention_mask": seen, "position_ids": positions}
+            part = ids[:, start : start + count]
+            found.append(model(part, past_key_values=cache, use_cache=True, **padding).logits)
+            start += count
+    return found
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_token_by_token_with_a_cache(read, held):
+    ours, plain = fused(), make(fused=False)
+    whole = plain(IDS).logits
+    with lay_out(ours) if held else torch.no_grad():
+        found = tokens(ours, IDS, [6, 1, 1, 1, 1, 1])
+    assert read == ALL * 6
+    close(torch.cat(found, 1), whole)
+
+
+def test_padding_at_the_left_is_not_seen(read):
+    ours, plain = fused(), make(fused=False)
+    mask = torch.ones_like(IDS)
+    mask[1, :3] = 0
+    mask[3, :5] = 0
+    ids = IDS.masked_fill(mask == 0, 7)
+    found = torch.cat(tokens(ours, ids, [7, 1, 1, 1, 1], mask), 1)
+    assert read == ALL * 5
+    wanted = torch.cat(tokens(plain, ids, [7, 1, 1, 1, 1], mask), 1)
+    for row, start in enumerate([0, 3, 0, 5]):
+        close(found[row, start:], wanted[row, start:])
+        close(found[row, start:], plain(IDS[row : row + 1, start:]).logits[0])
+
+
+def test_sequences_that_stay_keep_their_cache(read):
+    ours, plain = fused(), make(fused=False)
+    stay = torch.tensor([3, 1])
+    found, wanted = (tokens(m, IDS, [9, 1, 1], keep=stay)[-1] for m in (ours, plain))
+    assert read == ALL * 3
+    close(found, wanted)
+
+
+def test_what_a_cache_of_another_kind_is_asked_for_is_torchs(read):
+    ours, plain = fused(), make(fused=False)
+    for kind, parts in ((DynamicCache, [6, 1, 4]), (None, [6, 2, 3])):
+        read.clear()
+        found = torch.cat(tokens(ours, IDS, parts, kind=kind), 1)
+        close(found, plain(IDS).logits)
+        assert read.count("decoder_layers") == (kind is None)
+
+
+def test_copies_are_read_while_they_are_held_and_no_longer(read):
+    model = fused()
+    before = hidden_of(model)
+    with lay_out(model):
+        assert torch.equal(hidden_of(model), before)
+        for weight in model.transformer.h[0].parameters():
+            if weight.ndim == 2:
+                weight.data.mul_(2.0)
+        assert torch.equal(hidden_of(model), before)
+    assert model.transformer.laid_out is None
+    assert not torch.equal(hidden_of(model), before)
+    with pytest.raises(KeyError), lay_out(model):
+        raise KeyError
+    assert model.transformer.laid_out is None
+
+
+def test_under_autocast_rounded_copies_are_read(read):
+    """What is left of the error is that of activations, which the kernel does not round."""
+    model, plain = fused(), make(fused=False)
+    exact = hidden_of(plain.double()).float()
+    errors = {}
+    with torch.autocast("cpu", torch.bfloat16):
+        errors["torch"] = (hidden_of(make(fused=False)) - exact).norm()
+        with lay_out(model, rounded=True):
+            found = hidden_of(model)
+    assert read == ALL
+    with torch.no_grad():
+        for weight in model.transformer.h.parameters():
+            if weight.ndim == 2:
+                weight.copy_(weight.bfloat16())
+    assert torch.equal(found, hidden_of(model))
+    assert 1e-3 * exact.norm() < (found - exact).norm() < errors["torch"]
+
+
+def test_what_is_read_at_once_depends_on_weights_rows_and_threads(read, monkeypatch):
+    model = fused()
+    numbers = sum(x.numel() for layer in model.transformer.h for x in layer.parameters())
+
+    def kernels(threads=2, **limits):
+        monkeypatch.setattr(trunk.torch, "get_num_threads", lambda: threads)
+        for name, value in limits.items():
+            monkeypatch.setattr(trunk, name, value)
+        read.clear()
+        hidden_of(model)
+        return list(read)
+
+    assert kernels(_SMALL=numbers, _MOST=0, _MANY_ROWS=44) == ALL
+    assert kernels(_SMALL=numbers - 1) == HALVES * 2
+    assert kernels(_MOST=numbers) == ALL
+    assert kernels(_MANY_ROWS=45) == HALVES * 2
+    assert kernels(_MOST=numbers - 1, _MANY_ROWS=44) == HALVES * 2
+    with lay_out(model):
+        assert kernels() == ALL
+        assert kernels(threads=3, _ROWS_OF_A_THREAD=15) == HALVES * 2
+        assert kernels(threads=3, _ROWS_OF_A_THREAD=14) == ALL
+    assert kernels(_SMALL=numbers) == ALL
+    assert kernels(threads=5) == ALL  # 4 sequences
+    assert kernels(threads=5, _MANY_ROWS=43) == ALL
+    assert kernels(threads=7, _MANY_ROWS=43) == HALVES * 2
+    assert kernels(threads=7, _MANY_ROWS=44) == ALL
+
+
+def test_without_a_vector_unit_nothing_is_replaced(monkeypatch):
+    monkeypatch.setattr(layers.rk, "current_isa", lambda: "baseline")
+    assert type(fused().transformer) is GPT2Model
+
+
+def test_copies_keep_the_trunk():
+    model = fused()
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(copied.transformer) is FusedTrunk
+        assert torch.equal(hidden_of(copied), hidden_of(model))
+
+
+def test_every_model_that_a_stage_loads_has_it(tmp_path):
+    text = tiny_text()
+    save_model(tiny_model(text), tmp_path / "base", text)
+    scalar = make_scalar(tmp_path / "base", text, Stream(1, "head"))
+    save_model(scalar, tmp_path / "scalar", text)
+    loaded = [load_policy(tmp_path / "base", text), load_scalar(tmp_path / "scalar", text)]
+    for model in (tiny_model(text), scalar, *loaded):
+        assert type(model.transformer) is FusedTrunk

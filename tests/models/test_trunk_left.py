@@ -1,0 +1,121 @@
+"""What reading a GPT-2 in one go leaves to torch: whatever it would compute otherwise."""
+
+import pytest
+import torch
+
+from tests.models.fused import IDS, make, taken
+from tests.models.trunks import ALL, close, fused, hidden_of, read
+from toolkit.models.load import set_residual_dropout
+from toolkit.models.trunk import lay_out
+
+__all__ = ["read", "taken"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"output_hidden_states": True},
+        {"output_attentions": True},
+        {"return_dict": False},
+        {"use_cache": True},
+        {"token_type_ids": IDS},
+        {"attention_mask": torch.cat([torch.ones(4, 10), torch.zeros(4, 1)], 1).long()},
+        {"attention_mask": torch.ones(4, 1, 11, 11).bool()},
+        {"position_bias": torch.zeros(1, 3, 11, 11)},
+    ],
+)
+def test_what_is_asked_for_beside_is_torchs(read, given):
+    ours, plain = fused(), make(fused=False)
+    with torch.no_grad():
+        found, wanted = (m.base_model(IDS, **{"use_cache": False} | given) for m in (ours, plain))
+    assert "decoder_layers" not in read
+    assert type(found) is type(wanted)
+    assert len(found) == len(wanted)
+    close(found[0], wanted[0])
+
+
+def test_embeddings_in_place_of_tokens_are_torchs(read):
+    ours, plain = fused(), make(fused=False)
+    embedded = ours.transformer.wte(IDS).detach()
+    found, wanted = (
+        hidden_of(m, None, inputs_embeds=embedded) for m in (ours, plain)
+    )  # fmt: skip
+    assert "decoder_layers" not in read
+    close(found, wanted)
+
+
+PARTS = ["", "ln_1", "attn", "attn.c_proj", "attn.attn_dropout", "mlp", "mlp.act", "mlp.dropout"]
+
+
+@pytest.mark.parametrize("place", PARTS)
+def test_a_part_that_something_is_hooked_to_is_called(read, place):
+    model, seen = fused(), []
+    part = model.transformer.h[1].get_submodule(place)
+    part.register_forward_hook(lambda *_: seen.append(place))
+    close(hidden_of(model), hidden_of(make(fused=False)))
+    assert seen == ([] if place == "attn.attn_dropout" else [place])
+    assert "decoder_layers" not in read
+
+
+@pytest.mark.parametrize("place", PARTS)
+def test_a_part_of_another_class_is_called(read, place):
+    model = fused()
+    part = model.transformer.h[1].get_submodule(place)
+    part.__class__ = type("Mine", (type(part),), {})
+    close(hidden_of(model), hidden_of(make(fused=False)))
+    assert "decoder_layers" not in read
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scale_attn_by_inverse_layer_idx": True}, {"n_embd": 24}, {"n_inner": 40}],
+)
+def test_layers_that_the_kernel_does_not_take_are_torchs(read, changes):
+    close(hidden_of(fused(**changes)), hidden_of(make(fused=False, **changes)))
+    assert "decoder_layers" not in read
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scale_attn_weights": False}, {"layer_norm_epsilon": 0.1}, {"n_inner": 80}]
+)
+def test_a_config_of_another_kind_keeps_its_meaning(read, changes):
+    close(hidden_of(fused(**changes)), hidden_of(make(fused=False, **changes)))
+    assert read == ALL
+
+
+@pytest.mark.parametrize("norm", ["ln_1", "ln_2"])
+def test_norms_that_differ_are_torchs(read, norm):
+    ours, plain = fused(), make(fused=False)
+    for model in (ours, plain):
+        getattr(model.transformer.h[1], norm).eps = 0.3
+    close(hidden_of(ours), hidden_of(plain))
+    assert "decoder_layers" not in read
+
+
+def test_dropout_that_acts_is_torchs(read):
+    model = fused()
+    set_residual_dropout(model, 0.5)
+    hidden_of(model)
+    assert read == ALL
+    one, other = (hidden_of(model.train()) for _ in range(2))
+    assert not torch.equal(one, other)
+    assert read == ALL
+
+
+@pytest.mark.parametrize("change", [lambda m: m.bfloat16(), lambda m: m.double()])
+def test_other_precisions_are_torchs(read, change):
+    hidden_of(change(fused()))
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden_of(model := fused())
+        with lay_out(model):
+            hidden_of(model)
+    with lay_out(model, rounded=True):
+        hidden_of(model)
+    assert "decoder_layers" not in read
+
+
+def test_another_way_to_attend_is_torchs(read):
+    model = fused()
+    model.set_attn_implementation("eager")
+    close(hidden_of(model), hidden_of(make(fused=False)))
+    assert "decoder_layers" not in read

@@ -1,0 +1,40 @@
+"""A GPT-2 that is read in one go, and which kernels were called."""
+
+import pytest
+import torch
+
+from tests.models.fused import IDS, make, taken
+from toolkit.models import trunk
+from toolkit.models.trunk import fuse_trunk
+
+__all__ = ["taken"]
+
+ALL = ["decoder_layers"]
+
+
+def fused(**changes):
+    model = make(**changes)
+    fuse_trunk(model)
+    return model
+
+
+@pytest.fixture
+def read(taken, monkeypatch):
+    """As `taken`, with the kernel of all layers."""
+    kernel = trunk.rk.decoder_layers
+
+    def counted(hidden, *weights, **settings):
+        taken.append("decoder_layers")
+        return kernel(hidden, *weights, **settings)
+
+    monkeypatch.setattr(trunk.rk, "decoder_layers", counted)
+    return taken
+
+
+def hidden_of(model, ids=IDS, **given):
+    with torch.no_grad():
+        return model.base_model(ids, **{"use_cache": False} | given)[0]
+
+
+def close(ours, wanted):
+    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
