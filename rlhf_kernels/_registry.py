@@ -23,6 +23,7 @@ Outputs = Callable[..., Any]
 
 #: Every public op and its kind; `native-cpu` becomes `native` when its CUDA kernel exists.
 OPS: dict[str, Kind] = {}
+_BODIES: dict[str, Callable[..., Any]] = {}
 
 
 def declare(name: str, kind: Kind) -> None:
@@ -58,7 +59,13 @@ def define_op(
             kernel(*args, *written)
         return results
 
+    _BODIES[name] = run
     return define_composite(schema, run, outputs)
+
+
+def body(name: str) -> Callable[..., Any]:
+    """Return what a native op does to plain tensors, for a composite op that calls it often."""
+    return _BODIES[name]
 
 
 def define_composite(schema: str, run: Callable[..., Any], fake: Outputs) -> Callable[..., Any]:

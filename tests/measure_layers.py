@@ -1,15 +1,18 @@
-"""GPT-2's layers by kernels against the same written out in torch: time of both passes.
+"""GPT-2's layers by kernels against the same written out in torch: time of passes and of tokens.
 
-    python -m tests.measure_layers [--threads 2]
+    python -m tests.measure_layers [--threads 2] [--what both pass token]
 
-Hidden states of a model's trunk and their gradients; both ways in turn in one process, the median
-of the ratios of neighbouring passes.
+both: hidden states of a model's trunk and their gradients. pass: hidden states alone. token: those
+of one more position of each sequence, from a cache; the layout of the weights, which an answer's
+tokens share, is not in it. Both ways in turn in one process, the median of the ratios of
+neighbouring ones.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from contextlib import nullcontext
 from statistics import median
 
 import torch
@@ -17,7 +20,9 @@ from transformers import GPT2Config, GPT2Model
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from toolkit.models.activation import fuse_activations
+from toolkit.models.cache import make_cache
 from toolkit.models.layers import FusedBlock
+from toolkit.models.trunk import FusedTrunk, lay_out
 from toolkit.training.device import set_up_memory
 
 #: Layers, width, sequences, tokens of each.
@@ -35,15 +40,28 @@ def make(layers: int, width: int) -> GPT2Model:
     return model
 
 
-def seconds(model: GPT2Model, ids: torch.Tensor, block: type[GPT2Block]) -> float:
-    """Time both passes with layers of that class."""
+def seconds(model: GPT2Model, ids: torch.Tensor, what: str, fused: bool) -> float:
+    """Time one of them by kernels or written out."""
+    model.__class__ = FusedTrunk if fused else GPT2Model
     for layer in model.h:
-        layer.__class__ = block
-    start = time.perf_counter()
-    model(ids, use_cache=False)[0].square().sum().backward()
-    taken = time.perf_counter() - start
-    model.zero_grad()
-    return taken
+        layer.__class__ = FusedBlock if fused else GPT2Block
+    if what == "both":
+        start = time.perf_counter()
+        model(ids, use_cache=False)[0].square().sum().backward()
+        taken = time.perf_counter() - start
+        model.zero_grad()
+        return taken
+    with torch.inference_mode():
+        if what == "pass":
+            start = time.perf_counter()
+            model(ids, use_cache=False)
+            return time.perf_counter() - start
+        with lay_out(model) if fused else nullcontext():
+            cache = make_cache(model, ids.shape[1])
+            model(ids[:, :-1], past_key_values=cache, use_cache=True)
+            start = time.perf_counter()
+            model(ids[:, -1:], past_key_values=cache, use_cache=True)
+            return time.perf_counter() - start
 
 
 def main() -> None:
@@ -52,16 +70,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
+    kinds = ["both", "pass", "token"]
+    parser.add_argument("--what", nargs="+", choices=kinds, default=kinds)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     set_up_memory()
     for layers, width, count, length in CASES:
         model, ids = make(layers, width), torch.randint(32, (count, length))
-        times = [(seconds(model, ids, FusedBlock), seconds(model, ids, GPT2Block))
-                 for _ in range(ROUNDS + 3)][3:]  # fmt: skip
-        ours, plain = (median(column) * 1e3 for column in zip(*times, strict=True))
-        ratio = median(one / other for one, other in times)
-        print(f"{layers} layers of {width}, {count} x {length} tokens: {ours:.1f} ms by kernels, "
-              f"{plain:.1f} written out, {ratio:.2f}")  # fmt: skip
+        for what in given.what:
+            times = [tuple(seconds(model, ids, what, fused) for fused in (True, False))
+                     for _ in range(ROUNDS + 3)][3:]  # fmt: skip
+            ours, plain = (median(column) * 1e3 for column in zip(*times, strict=True))
+            ratio = median(one / other for one, other in times)
+            print(f"{layers} layers of {width}, {count} x {length} tokens, {what}: {ours:.2f} ms "
+                  f"by kernels, {plain:.2f} written out, {ratio:.2f}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -23,8 +23,11 @@ import torch
 import transformers
 
 from tests.models.judged import judge
+from toolkit.models.activation import fuse_activations
 from toolkit.models.compute import prepare_products, token_precision
 from toolkit.models.heads import Policy
+from toolkit.models.layers import fuse_layers
+from toolkit.models.trunk import fuse_trunk
 from toolkit.rollout import Answers, sample_answers
 from toolkit.spec.schema import Hardware, Sampling
 from toolkit.training.device import prepare_device
@@ -44,13 +47,17 @@ LARGE = {
 
 
 def make_model(sizes: dict[str, int], vocab: int, device: str) -> transformers.PreTrainedModel:
-    """Draw a model where it is used."""
+    """Draw a model where it is used, with the kernels that a stage gives it."""
     config = transformers.GPT2Config(
         vocab_size=vocab + 1, activation_function="gelu_pytorch_tanh", **sizes
     )
     torch.manual_seed(0)
     with torch.device(device):
-        return transformers.AutoModelForCausalLM.from_config(config).eval()
+        model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    fuse_activations(model)
+    fuse_layers(model)
+    fuse_trunk(model)
+    return model
 
 
 def make(name: str, precision: str) -> tuple[Callable[[], object], Callable[[], object]]:

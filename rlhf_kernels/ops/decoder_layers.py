@@ -1,4 +1,4 @@
-"""decoder_layers: all layers of a GPT-2 for one pass without a gradient, in one kernel."""
+"""decoder_layers: all layers of a GPT-2, in one kernel where no gradient is wanted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from rlhf_kernels import _registry as registry
-from rlhf_kernels.ops._sublayer import laid_out, straight
+from rlhf_kernels.ops._layers_gradient import MOST, WEIGHTS, Layers, apart
+from rlhf_kernels.ops._sublayer import has_kernel, laid_out, straight
+
+_MATRICES = (2, 4, 8, 10)  # places of a layer
 
 registry.declare("decoder_layers", "native-cpu")
 
@@ -45,8 +48,10 @@ def decoder_layers(
 ) -> Tensor:
     """Take hidden states through pre-norm layers, `self_attention` then `feed_forward` of each.
 
-    A thread takes some sequences through all layers, so threads meet once a call: for small models,
-    whose layers take microseconds, and for steps from token to token. There is no gradient.
+    Without a gradient a thread takes some sequences through all layers, so threads meet once a
+    call: for small models, whose layers take microseconds, and for steps from token to token. With
+    one the halves' kernels follow each other; there is none with a cache, starts, or layers that
+    are laid out.
 
     Dims: B sequences, L positions, D hidden, F inner, both multiples of 16, R room of the cache.
 
@@ -77,14 +82,33 @@ def decoder_layers(
     Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), 2.3.
     """
     weights = [weight for layer in layers for weight in straight(tuple(layer))]
-    keys, values = [keys for keys, _ in cache], [values for _, values in cache]
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (hidden, *weights, *keys, *values)):
-        raise ValueError(
-            "decoder_layers: it has no gradient; call it under torch.no_grad(), or compute the "
-            "layers by self_attention and feed_forward"
-        )
     factor = max(1, hidden.shape[-1] // max(1, heads)) ** -0.5 if scale is None else scale
+    keys, values = [keys for keys, _ in cache], [values for _, values in cache]
+    every = (hidden, *weights, *keys, *values)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in every):
+        if cache or starts is not None or any(x.ndim == 3 for x in weights):
+            raise ValueError(
+                "decoder_layers: with a cache, starts, or layers that are laid out it has no "
+                "gradient; call it under torch.no_grad()"
+            )
+        return _differentiable(hidden, weights, rows, heads, factor, eps)
     places = [None if x is None else x.contiguous() for x in (rows, starts)]
     arguments: tuple[Any, ...] = (*places, used, heads, factor, eps)
     out: Tensor = _forward(hidden.contiguous(), weights, keys, values, *arguments)
+    return out
+
+
+def _differentiable(
+    hidden: Tensor, weights: list[Tensor], rows: Tensor | None, *numbers: Any
+) -> Tensor:
+    """Compute the same for a gradient; what is refused is refused by name."""
+    sound = weights and len(weights) % WEIGHTS == 0 and hidden.ndim == 3
+    matrices = [x for at in _MATRICES for x in weights[at::WEIGHTS]]
+    if not sound or any(x.ndim != 2 for x in matrices) or not has_kernel(hidden, weights[8]):
+        with torch.no_grad():  # which says what is wrong
+            _forward(hidden, weights, [], [], rows, None, 0, *numbers)
+    if sum(x.numel() for x in weights) > MOST:
+        return apart(hidden, weights, rows, *numbers)
+    chosen = None if rows is None else rows.contiguous()
+    out: Tensor = Layers.apply(hidden.contiguous(), chosen, numbers, *weights)  # type: ignore[no-untyped-call]
     return out

@@ -9,6 +9,7 @@ from toolkit.data.batches import collate
 from toolkit.data.tasks.base import EOS, make_word_tokenizer
 from toolkit.data.template import make_template
 from toolkit.data.tokenize import make_text
+from toolkit.models import tables
 from toolkit.models.heads import Policy, Scorer
 from toolkit.models.load import load_base, make_scalar
 from toolkit.models.save import save_model
@@ -20,6 +21,11 @@ from toolkit.training.random import Stream
 
 PROMPTS = [[0, 1, 8], [2, 8], [2, 2, 2]]
 RESPONSES = [[1, 9], [3, 4, 5, 9], [2, 2]]
+
+
+@pytest.fixture(autouse=True)
+def no_table_is_small(monkeypatch):
+    monkeypatch.setattr(tables, "_FEW", 0)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,14 @@ def test_a_frozen_head_and_an_average_stay_as_they_are(text, batch):
     model.get_input_embeddings().weight.requires_grad_(False)
     policy.backward_text_loss(batch, batch.tokens)
     assert model.get_input_embeddings().weight.grad is None
+
+
+def test_a_small_table_is_left_as_it_is(text, monkeypatch):
+    for few, sparse in ((1 << 18, False), (0, True)):
+        monkeypatch.setattr(tables, "_FEW", few)
+        model = tiny_model(text)
+        add_looked_up_rows(model)
+        assert model.get_input_embeddings().sparse is sparse
 
 
 def test_twice_prepared_is_prepared_once(text):

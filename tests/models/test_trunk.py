@@ -32,16 +32,33 @@ def test_a_pass_without_a_gradient_is_one_kernel(read):
     assert read == ALL * 3
 
 
-def test_a_pass_with_a_gradient_is_two_kernels_a_layer(read):
+def test_a_pass_with_a_gradient_is_one_call(read):
     same_passes(fused(), make(fused=False))
-    assert read == HALVES * 2
+    assert read == ALL
 
 
-def test_it_gives_the_bits_of_the_halves(read):
+def test_it_gives_the_bits_of_the_halves_with_a_gradient_and_without(read):
     model = fused()
-    alone = hidden_of(model)
-    assert torch.equal(alone, passes(model)[0])
+    ours, halves = passes(model), passes(make())
     assert read == [*ALL, *HALVES * 2]
+    assert torch.equal(ours[0], halves[0])
+    assert all(map(torch.equal, ours[1], halves[1]))
+    assert torch.equal(ours[0], hidden_of(model))
+
+
+def test_few_rows_of_a_large_layer_are_torchs_with_a_gradient(read, monkeypatch):
+    model, size = fused(n_inner=192), 48 * 192
+    for rows, expected in ((((size, 44),), ALL), (((size, 45),), [])):
+        monkeypatch.setattr(layers, "_ROWS", rows)
+        read.clear()
+        passes(model)
+        assert read == expected
+    last = find_last_layer(model)
+    monkeypatch.setattr(layers, "_ROWS", ((size, 21),))
+    for count, expected in ((21, ALL), (20, [*HALVES, "self_attention"])):
+        read.clear()
+        read_trunk(model, last, IDS, torch.arange(count))
+        assert read == expected
 
 
 def test_the_rows_that_are_read_are_fed(read):
@@ -175,7 +192,7 @@ def test_what_is_read_at_once_depends_on_weights_rows_and_threads(read, monkeypa
     assert kernels(_MOST=numbers - 1, _MANY_ROWS=44) == HALVES * 2
     with lay_out(model):
         assert kernels() == ALL
-        assert kernels(threads=3, _ROWS_OF_A_THREAD=15) == HALVES * 2
+        assert kernels(threads=3, _ROWS_OF_A_THREAD=15) == HALVES * 2  # by layers.py
         assert kernels(threads=3, _ROWS_OF_A_THREAD=14) == ALL
     assert kernels(_SMALL=numbers) == ALL
     assert kernels(threads=5) == ALL  # 4 sequences

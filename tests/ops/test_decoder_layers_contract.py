@@ -208,15 +208,16 @@ def test_a_start_after_a_steps_own_position_is_refused():
         rk.decoder_layers(hidden, layers, starts=torch.tensor([5, 6]), **settings)
 
 
-@pytest.mark.parametrize("place", range(13))
-def test_a_gradient_is_refused_unless_none_is_recorded(place):
-    hidden, layers = make_model(2, 5, 32, (48, 64))
-    want = rk.decoder_layers(hidden, layers, heads=4)
-    (hidden if place == 12 else layers[1][place]).requires_grad_()
+@pytest.mark.parametrize("place", range(15))
+def test_a_gradient_is_refused_with_a_cache_unless_none_is_recorded(place):
+    hidden, layers, cache = make_step()
+    want = rk.decoder_layers(hidden, layers, heads=4, cache=cache, used=5)
+    (*layers[1], hidden, *cache[1])[place].requires_grad_()
     with pytest.raises(ValueError, match=r"no gradient; call it under torch\.no_grad"):
-        rk.decoder_layers(hidden, layers, heads=4)
+        rk.decoder_layers(hidden, layers, heads=4, cache=cache, used=5)
     with torch.no_grad():
-        assert torch.equal(rk.decoder_layers(hidden, layers, heads=4), want)
+        got = rk.decoder_layers(hidden, layers, heads=4, cache=cache, used=5)
+    assert torch.equal(got, want)
 
 
 def test_a_call_bumps_the_versions_of_all_that_it_writes():

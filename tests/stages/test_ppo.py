@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 import rlhf_kernels as rk
 from tests.end_to_end import run_tiny
 from tests.stages.test_kernels_used import context
 from toolkit.models.heads import Policy, Scorer
+from toolkit.models.trunk import FusedTrunk
 from toolkit.spec.errors import StageFailed
 from toolkit.stages import execute
 from toolkit.stages.ppo import PPO
@@ -149,14 +149,14 @@ def test_logprobs_kept_from_sampling_are_used_after_the_first_batch(
 
 def misplace(monkeypatch):
     """Let gpt2 read tokens one place too late when it has a cache."""
-    real = GPT2Model.forward
+    real = FusedTrunk.forward
 
     def late(self, ids, **kwargs):
         if ids.shape[1] == 1:
             kwargs["position_ids"] = torch.zeros_like(ids)
         return real(self, ids, **kwargs)
 
-    monkeypatch.setattr(GPT2Model, "forward", late)
+    monkeypatch.setattr(FusedTrunk, "forward", late)
 
 
 def test_logprobs_that_sampling_gets_wrong_are_computed_again_and_the_run_says_so(

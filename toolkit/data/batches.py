@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,17 +39,17 @@ class Batch:
         """Sequences."""
         return len(self.ids)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Response tokens that count."""
         return int(self.mask.sum())
 
-    @property
+    @cached_property
     def targets(self) -> Tensor:
         """Response tokens that count; int64 [N]."""
         return self.response[self.mask]
 
-    @property
+    @cached_property
     def inputs(self) -> Tensor:
         """What predicts: `ids` up to the last position with a target; int64 [B, L'], L' <= L."""
         used = self.source[self.mask]
@@ -58,7 +60,7 @@ class Batch:
         """`source` as columns of `inputs`, some column where the mask is False; int64 [B, T]."""
         return self.source.clamp(max=self.inputs.shape[1] - 1)
 
-    @property
+    @cached_property
     def places(self) -> Tensor:
         """Where in the flattened `inputs` the positions lie that predict `targets`; int64 [N]."""
         starts = torch.arange(len(self)).unsqueeze(1) * self.inputs.shape[1]
@@ -94,6 +96,8 @@ class Batch:
         """
         parts = 1 if tokens is None else -(-self.ids.numel() // tokens)
         step = size or max(1, -(-len(self) // max(1, parts)))
+        if step >= len(self) > 0 and int(self.lengths.max()) == self.ids.shape[1]:
+            return [(slice(0, len(self)), self)]  # whole, and no column of it is padding alone
         spans = [slice(a, min(a + step, len(self))) for a in range(0, len(self), step)]
         return [(span, self.rows(span)) for span in spans]
 
@@ -120,7 +124,8 @@ def collate_text(sequences: TokenLists, pad_id: int) -> Batch:
 def pad(rows: TokenLists, value: int) -> Tensor:
     """Pad token lists on the right; int64 [B, longest]."""
     width = max((len(row) for row in rows), default=0)
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.int64)
+    filled = [[*row, *[value] * (width - len(row))] for row in rows]
+    return torch.from_numpy(np.array(filled, dtype=np.int64))  # half of torch.tensor's time
 
 
 def pad_left(rows: TokenLists, value: int) -> tuple[Tensor, Tensor]:

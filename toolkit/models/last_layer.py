@@ -59,6 +59,12 @@ def _spread(x: Tensor, rows: Tensor, count: int) -> Tensor:
     return x.new_zeros(count, x.shape[1]).index_copy_(0, rows, x)
 
 
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """Return rows [N, D] of x [M, D], each once; its gradient is a copy among zeros."""
+    taken: Tensor = _Take.apply(x, rows)  # type: ignore[no-untyped-call]
+    return taken
+
+
 class LastLayer:
     """Hooks on one feed-forward module; `only` says which positions count.
 
@@ -110,7 +116,7 @@ class LastLayer:
             return None
         x, *others = given
         self.shape = x.shape
-        return (_Take.apply(x.flatten(0, -2), self.rows).unsqueeze(0), *others)  # type: ignore[no-untyped-call]
+        return (take_rows(x.flatten(0, -2), self.rows).unsqueeze(0), *others)
 
     def _put(self, _: torch.nn.Module, given: tuple[Any, ...], out: object) -> Tensor | None:
         if self.rows is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import rlhf_kernels as rk
-from toolkit.models.last_layer import LastLayer, read_trunk, wanted_last_layer
+from toolkit.models.last_layer import LastLayer, read_trunk, take_rows, wanted_last_layer
 from toolkit.models.tables import gradient_of
 from toolkit.spec.errors import StageFailed
 from toolkit.spec.schema import Hardware
@@ -51,7 +51,7 @@ class LinearHead:
 
     def read(self, model: PreTrainedModel, ids: Tensor, places: Tensor) -> Tensor:
         """Return the hidden states [N, D] at `places` of the flattened [B, L]."""
-        return read_trunk(model, self.last, ids, places).flatten(0, 1)[places]
+        return take_rows(read_trunk(model, self.last, ids, places).flatten(0, 1), places)
 
     @property
     def _weights(self) -> tuple[Tensor, dict[str, Any]]:

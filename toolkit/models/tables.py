@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: Numbers of a table below which a second one costs less than a sparse gradient: .7 ms of a step of
+#: SFT on `sort`, whose table has 4000.
+_FEW = 1 << 18
+
 
 def gradient_of(weight: Tensor) -> Tensor:
     """Return `weight.grad`, zeros where there is none yet."""
@@ -25,10 +29,13 @@ def add_looked_up_rows(model: Any) -> None:
     """Have the embedding's gradient add its rows to `weight.grad`, with no table of its own.
 
     torch adds a sparse gradient to a dense one in place, row after row in the order of the tokens.
-    On a GPU an embedding with a padding index stays as it is: it would wait to count its rows.
+    A small table stays as it is, and on a GPU one with a padding index: it would wait to count its
+    rows.
     """
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, torch.nn.Embedding) or embedding.sparse:
+        return
+    if not embedding.weight.is_cuda and embedding.weight.numel() < _FEW:
         return
     if embedding.weight.is_cuda and embedding.padding_idx is not None:
         return

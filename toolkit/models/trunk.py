@@ -2,9 +2,9 @@
 
 Where no gradient is wanted, in references, scores and held-out losses, a thread takes its sequences
 through all layers of a small model (`rlhf_kernels.decoder_layers`); in sampling those of every
-model, since its weights are laid out once for many tokens. Else the halves of the layers follow
-each other with nothing in between (`self_attention`, `feed_forward`). What is taken neither way
-goes on as before, layer by layer (layers.py).
+model, since its weights are laid out once for many tokens. For a gradient the halves of the layers
+follow each other with nothing in between. What is taken neither way goes on as before, layer by
+layer (layers.py).
 
 Dims: B sequences, L positions, D hidden.
 """
@@ -54,7 +54,6 @@ class _Pass:
         used: positions they hold.
         starts: int64 [B], where each sequence starts, or None.
         rows: int64, of the last feed-forward, or None.
-        at_once: by one kernel, without a gradient.
     """
 
     weights: list[tuple[Tensor, ...]]
@@ -62,7 +61,6 @@ class _Pass:
     used: int
     starts: Tensor | None
     rows: Tensor | None
-    at_once: bool
 
 
 class _AsGPT2(type):
@@ -142,12 +140,6 @@ def _read(trunk: FusedTrunk, hidden: Tensor, plan: _Pass) -> Tensor:
     """Take hidden states [B, L, D] through all layers."""
     attn, eps = trunk.h[0].attn, trunk.h[0].ln_1.eps
     heads, scale = attn.num_heads, attn.scaling
-    if not plan.at_once:
-        for weights in plan.weights:
-            rows = plan.rows if weights is plan.weights[-1] else None
-            hidden = rk.self_attention(hidden, *weights[:6], heads=heads, scale=scale, eps=eps)
-            hidden = rk.feed_forward(hidden, *weights[6:], eps=eps, rows=rows)
-        return hidden
     out = rk.decoder_layers(
         hidden,
         plan.weights,
@@ -196,11 +188,12 @@ def _plan(trunk: FusedTrunk, ids: Tensor, cache: Any, mask: Tensor | None) -> _P
         starts = None if mask is None else _starts(mask, used + length)
     except ValueError:
         return None
-    at_once = not torch.is_grad_enabled() and _is_worth_it(weights, ids, trunk.laid_out is not None)
-    if at_once and trunk.laid_out is not None:
-        weights = trunk.laid_out
-    plan = _Pass(weights, held, used, starts, rows, at_once)
-    return plan if at_once or _has_halves(plan, ids.numel()) else None
+    if torch.is_grad_enabled():
+        plain = not held and starts is None and trunk.laid_out is None
+        taken = plain and _are_many(weights, ids, rows)
+    else:
+        taken = _is_worth_it(weights, ids, trunk.laid_out is not None)
+    return _Pass(trunk.laid_out or weights, held, used, starts, rows) if taken else None
 
 
 def _is_worth_it(weights: Sequence[tuple[Tensor, ...]], ids: Tensor, laid_out: bool) -> bool:
@@ -216,16 +209,10 @@ def _is_worth_it(weights: Sequence[tuple[Tensor, ...]], ids: Tensor, laid_out: b
     return numbers <= _MOST and rows >= _MANY_ROWS
 
 
-def _has_halves(plan: _Pass, count: int) -> bool:
-    """Say whether the halves' kernels take a pass over so many rows, and are the faster."""
-    fed = count if plan.rows is None else len(plan.rows)
-    weights = plan.weights[-1]
-    return (
-        not plan.held
-        and plan.starts is None
-        and are_many(count, weights[2].numel())
-        and are_many(fed, weights[8].numel())
-    )
+def _are_many(weights: Sequence[tuple[Tensor, ...]], ids: Tensor, rows: Tensor | None) -> bool:
+    """Say whether the halves' kernels, which then compute, are the faster with so many rows."""
+    fed = ids.numel() if rows is None else len(rows)
+    return are_many(ids.numel(), weights[-1][2].numel()) and are_many(fed, weights[-1][8].numel())
 
 
 def _are_roomy(held: Sequence[Any], layers: int, length: int) -> bool:
