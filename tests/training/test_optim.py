@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from toolkit.spec import schema
-from toolkit.training import optim
 from toolkit.training.ema import make_ema
 from toolkit.training.optim import Updater, make_ppo_updater, make_updater
 
@@ -59,40 +58,6 @@ def test_clipping_scales_to_the_norm_and_reports_the_norm_before():
     model.weight.grad = torch.full_like(model.weight, 10.0)
     assert updater.step(ignore) == pytest.approx(10.0)
     assert updater.optimizer.state[model.weight]["exp_avg"].item() == pytest.approx(0.1)
-
-
-def test_a_small_model_is_updated_by_one_thread(monkeypatch):
-    seen, threads = {}, torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        for few in (1 << 20, 0):
-            monkeypatch.setattr(optim, "_FEW_NUMBERS", few)
-            model = one_weight()
-            updater = Updater(model, schema.Optimizer(), 1.0)
-            updater.optimizer.register_step_pre_hook(
-                lambda *_, few=few: seen.update({few: torch.get_num_threads()})
-            )
-            model.weight.grad = torch.ones_like(model.weight)
-            updater.step(ignore)
-    finally:
-        torch.set_num_threads(threads)
-    assert seen == {1 << 20: 1, 0: 2}
-
-
-def test_few_numbers_are_computed_by_one_thread(monkeypatch):
-    monkeypatch.setattr(optim, "_FEW_NUMBERS", 10)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        for numbers, threads in ((10, 1), (11, 3)):
-            with optim._alone(numbers):
-                assert torch.get_num_threads() == threads
-            assert torch.get_num_threads() == 3
-        with pytest.raises(KeyError), optim._alone(10):
-            raise KeyError
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_weight_decay_leaves_vectors_alone():
