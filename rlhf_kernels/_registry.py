@@ -152,6 +152,9 @@ def define_gradient(name: str, setup: Callable[..., None], backward: Callable[..
 
     def run(keyset: Any, *args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            for given in args:  # autograd does not look into lists
+                if isinstance(given, list | tuple) and torch._C._any_requires_grad(*given):
+                    raise RuntimeError(f"{NAMESPACE}::{name} has no derivative by what is listed")
             return function.apply(*args, keyset)
         return redispatch(keyset, *args)
 

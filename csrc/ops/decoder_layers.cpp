@@ -73,10 +73,11 @@ void check_cache(const DecoderLayersInputs& inputs, size_t layers) {
       fail(kOp, key.c_str(), "must be [B, heads, room, D / heads], got " + shape_text(keys));
     }
     const int64_t room = inputs.keys[0].shape[2];
-    if (room < inputs.used + length) {
+    if (room < length || inputs.used > room - length) {
       fail(kOp, key.c_str(),
-           "must have room for " + std::to_string(inputs.used + length) + " positions, got " +
-               shape_text(keys));
+           "must have room for " +
+               std::to_string(static_cast<uint64_t>(inputs.used) + static_cast<uint64_t>(length)) +
+               " positions, got " + shape_text(keys));
     }
     for (const auto& [name, view] : {std::pair(&key, &keys), {&value, &inputs.values[layer]}}) {
       check_dense(kOp, name->c_str(), *view, inputs.hidden.dtype);

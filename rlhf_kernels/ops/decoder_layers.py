@@ -104,11 +104,17 @@ def _differentiable(
     """Compute the same for a gradient; what is refused is refused by name."""
     sound = weights and len(weights) % WEIGHTS == 0 and hidden.ndim == 3
     matrices = [x for at in _MATRICES for x in weights[at::WEIGHTS]]
-    if not sound or any(x.ndim != 2 for x in matrices) or not has_kernel(hidden, weights[8]):
-        with torch.no_grad():  # which says what is wrong
-            _forward(hidden, weights, [], [], rows, None, 0, *numbers)
-    if sum(x.numel() for x in weights) > MOST:
-        return apart(hidden, weights, rows, *numbers)
     chosen = None if rows is None else rows.contiguous()
+    dtypes = {x.dtype for x in (hidden, *weights)}
+    if (
+        not sound
+        or any(x.ndim != 2 for x in matrices)
+        or len(dtypes) > 1
+        or not has_kernel(hidden, weights[8])
+    ):
+        with torch.no_grad():  # which says what is wrong
+            _forward(hidden, weights, [], [], chosen, None, 0, *numbers)
+    if sum(x.numel() for x in weights) > MOST:
+        return apart(hidden, weights, chosen, *numbers)
     out: Tensor = Layers.apply(hidden.contiguous(), chosen, numbers, *weights)  # type: ignore[no-untyped-call]
     return out

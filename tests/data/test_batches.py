@@ -1,6 +1,9 @@
 """Micro-batches: by sequences or by tokens, every sequence once and in order."""
 
+import dataclasses
+
 import pytest
+import torch
 
 from toolkit.data.batches import collate, cut_groups
 
@@ -25,6 +28,18 @@ def test_a_batch_is_cut_by_sequences_or_by_tokens(size, tokens, sizes):
     parts = make(10).micro(size, tokens)
     assert [len(part) for _, part in parts] == sizes
     assert [i for span, _ in parts for i in range(10)[span]] == list(range(10))
+
+
+def test_a_whole_batch_is_not_copied_and_loses_what_is_padding_alone():
+    batch = make(4)
+    ((span, whole),) = batch.micro(None)
+    assert (span, whole) == (slice(0, 4), batch)
+    assert whole is batch
+    wide = dataclasses.replace(batch, ids=torch.nn.functional.pad(batch.ids, (0, 2)))
+    ((span, cut),) = wide.micro(None)
+    assert span == slice(0, 4)
+    assert torch.equal(cut.ids, batch.ids)
+    assert torch.equal(cut.places, batch.places)
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,14 @@ def accumulate(make, text, batch, **hardware):
     return gradients(model)
 
 
+@pytest.mark.parametrize("few", [0, 1 << 18])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("micro", [None, 1])
 @pytest.mark.parametrize("make", [tiny_model, untied_llama])
-def test_the_gradients_are_autograds_tied_and_untied(text, batch, make, micro, checkpointing):
+def test_the_gradients_are_autograds_tied_and_untied(
+    text, batch, make, micro, checkpointing, few, monkeypatch
+):
+    monkeypatch.setattr(tables, "_FEW", few)
     options = {"micro_batch": micro, "gradient_checkpointing": checkpointing}
     ours = accumulate(make, text, batch, **options)
     plain = accumulate(make, text, batch, fused_head=False, **options)

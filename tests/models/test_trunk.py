@@ -11,7 +11,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 from tests.models.fused import HALVES, IDS, make, passes, same_passes, taken
 from tests.models.trunks import ALL, close, fused, hidden_of, read
 from tests.tiny import tiny_model, tiny_text
-from toolkit.models import layers, trunk
+from toolkit.models import layers, trunk, whole_pass
 from toolkit.models.cache import make_cache
 from toolkit.models.last_layer import find_last_layer, read_trunk
 from toolkit.models.load import load_policy, load_scalar, make_scalar
@@ -148,11 +148,11 @@ def test_copies_are_read_while_they_are_held_and_no_longer(read):
             if weight.ndim == 2:
                 weight.data.mul_(2.0)
         assert torch.equal(hidden_of(model), before)
-    assert model.transformer.laid_out is None
+    assert model.transformer.copies is None
     assert not torch.equal(hidden_of(model), before)
     with pytest.raises(KeyError), lay_out(model):
         raise KeyError
-    assert model.transformer.laid_out is None
+    assert model.transformer.copies is None
 
 
 def test_under_autocast_rounded_copies_are_read(read):
@@ -173,14 +173,35 @@ def test_under_autocast_rounded_copies_are_read(read):
     assert 1e-3 * exact.norm() < (found - exact).norm() < errors["torch"]
 
 
+def test_copies_within_copies_and_after_an_error(monkeypatch):
+    model = fused()
+    with lay_out(model, rounded=True):
+        outer = model.transformer.copies
+        with lay_out(model):
+            assert not model.transformer.copies.rounded
+        assert model.transformer.copies is outer
+    both, made = torch.nn.ModuleList([fused(), fused()]), []
+
+    def fail_at_the_second(weights):
+        made.append(weights)
+        if len(made) == 2:
+            raise MemoryError
+        return weights
+
+    monkeypatch.setattr(trunk.rk, "lay_out_layers", fail_at_the_second)
+    with pytest.raises(MemoryError), lay_out(both):
+        pass
+    assert all(each.transformer.copies is None for each in both)
+
+
 def test_what_is_read_at_once_depends_on_weights_rows_and_threads(read, monkeypatch):
     model = fused()
     numbers = sum(x.numel() for layer in model.transformer.h for x in layer.parameters())
 
     def kernels(threads=2, **limits):
-        monkeypatch.setattr(trunk.torch, "get_num_threads", lambda: threads)
+        monkeypatch.setattr(whole_pass.torch, "get_num_threads", lambda: threads)
         for name, value in limits.items():
-            monkeypatch.setattr(trunk, name, value)
+            monkeypatch.setattr(whole_pass, name, value)
         read.clear()
         hidden_of(model)
         return list(read)

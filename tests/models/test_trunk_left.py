@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from transformers import DynamicCache
 
-from tests.models.fused import IDS, make, taken
+from tests.models.fused import IDS, make, same_passes, taken
 from tests.models.trunks import ALL, close, fused, hidden_of, read
+from toolkit.models.cache import make_cache
 from toolkit.models.load import set_residual_dropout
 from toolkit.models.trunk import lay_out
 
@@ -22,6 +24,8 @@ __all__ = ["read", "taken"]
         {"attention_mask": torch.cat([torch.ones(4, 10), torch.zeros(4, 1)], 1).long()},
         {"attention_mask": torch.ones(4, 1, 11, 11).bool()},
         {"position_bias": torch.zeros(1, 3, 11, 11)},
+        {"position_ids": torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5]])},
+        {"is_causal": False},
     ],
 )
 def test_what_is_asked_for_beside_is_torchs(read, given):
@@ -32,6 +36,91 @@ def test_what_is_asked_for_beside_is_torchs(read, given):
     assert type(found) is type(wanted)
     assert len(found) == len(wanted)
     close(found[0], wanted[0])
+
+
+def test_several_sequences_in_a_row_are_torchs_for_a_gradient_too(read):
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5]])
+    same_passes(fused(), make(fused=False), position_ids=positions)
+    assert "decoder_layers" not in read
+
+
+@pytest.mark.parametrize("name", ["is_causal", "return_dict"])
+def test_what_the_config_asks_for_is_torchs(read, name):
+    ours, plain = fused(), make(fused=False)
+    for model in (ours, plain):
+        setattr(model.config, name, False)
+    close(hidden_of(ours), hidden_of(plain))
+    assert "decoder_layers" not in read
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_a_cache_that_makes_its_layers_itself_is_filled(read, crossed):
+    """DynamicCache() has none at first; an EncoderDecoderCache has no list of them at all."""
+    found = []
+    for model in (
+        fused(add_cross_attention=crossed),
+        make(fused=False, add_cross_attention=crossed),
+    ):
+        cache = None if crossed else DynamicCache()
+        with torch.no_grad():
+            out = model.base_model(IDS[:, :10], past_key_values=cache, use_cache=True)
+            assert out.past_key_values.get_seq_length() == 10
+            given = {"past_key_values": out.past_key_values, "use_cache": True}
+            found.append(model.base_model(IDS[:, 10:], **given)[0])
+    close(*found)
+    assert "decoder_layers" not in read
+
+
+def test_arguments_by_their_places_and_another_default_device(read):
+    ours, plain = fused(), make(fused=False)
+    mask, positions = torch.ones_like(IDS), torch.arange(2, 13).unsqueeze(0)
+    with torch.no_grad():
+        found, wanted = (
+            m.base_model(IDS, None, mask, None, positions, use_cache=False)[0]
+            for m in (ours, plain)
+        )
+    close(found, wanted)
+    with torch.device("meta"):
+        close(hidden_of(ours), hidden_of(plain))
+        cache = make_cache(ours, 11)
+        with torch.no_grad():
+            out = ours.base_model(IDS, past_key_values=cache, use_cache=True)[0]
+    close(out, hidden_of(plain))
+    assert read == ALL * 3
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, *given, **settings):
+        return given[0], None
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("place", ["ln_1", "ln_2", "attn", "mlp"])
+def test_parts_that_are_something_else_are_called(read, block, place):
+    found = []
+    for model in (fused(), make(fused=False)):
+        other = Nothing() if place == "attn" else torch.nn.Identity()
+        setattr(model.transformer.h[block], place, other)
+        with lay_out(model):
+            found.append(hidden_of(model))
+    close(*found)
+    assert "decoder_layers" not in read
+
+
+def test_an_embedding_without_a_weight_is_called(read):
+    ours, plain = fused(), make(fused=False)
+    for model in (ours, plain):
+        model.transformer.wpe = torch.nn.Sequential(model.transformer.wpe)
+    close(hidden_of(ours), hidden_of(plain))
+    assert "decoder_layers" not in read
+
+
+def test_it_is_compiled_as_layers(read):
+    model = fused()
+    compiled = torch.compile(model.transformer, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        found = compiled(IDS, use_cache=False)[0]
+    close(found, hidden_of(make(fused=False)))
 
 
 def test_embeddings_in_place_of_tokens_are_torchs(read):

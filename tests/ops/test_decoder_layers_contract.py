@@ -148,6 +148,7 @@ def test_a_wrong_cache_is_refused_by_name_and_layer(problem, change):
         (0, 5, 9, "'used' must be 0, or with a cache and one new position .* got 5"),
         (1, 9, 9, "'keys\\[0\\]' must have room for 10 positions"),
         (10, 0, 9, "'keys\\[0\\]' must have room for 10 positions"),
+        (1, 2**63 - 1, 9, "'keys\\[0\\]' must have room for 9223372036854775808 positions"),
     ],
 )
 def test_positions_that_no_cache_holds_or_can_hold_are_refused(length, used, room, problem):

@@ -70,7 +70,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def holds(self, dtype: torch.dtype) -> bool:
         """Say whether it holds, or would hold, states of that dtype on a CPU as they are."""
-        kind = self.dtype if self.is_initialized else held_dtype(torch.empty(0, dtype=dtype))
+        kind = (
+            self.dtype
+            if self.is_initialized
+            else held_dtype(torch.empty(0, dtype=dtype, device="cpu"))
+        )
         return kind == dtype
 
     def advance(self, count: int) -> None:
