@@ -73,8 +73,8 @@ struct SelfAttentionGradients {
   TensorView out_bias;
 };
 
-// Of each layer: norm, W, w, O, o, norm, U, u, D, d; a norm is a weight and a bias. A matrix may lie
-// in panels, [columns / 64, rows, 64].
+// Of each layer: norm, W, w, O, o, norm, U, u, D, d; a norm is a weight and a bias. A matrix may
+// lie in panels, [columns / 64, rows, 64].
 constexpr int kLayerWeights = 12;
 
 // Whole layers, [B, L, D] in and out.
