@@ -16,7 +16,7 @@ from tests.stages.test_kernels_used import context
 from tests.tiny import tiny_text
 from toolkit import rollout
 from toolkit.data.batches import collate
-from toolkit.models import attention, compute, graphs, layers, recording
+from toolkit.models import attention, compute, graphs, layers, recording, tables, trunk
 from toolkit.models.heads import Policy
 from toolkit.models.load import load_base, load_policy
 from toolkit.pipeline import gpu
@@ -25,6 +25,7 @@ from toolkit.spec.schema import Hardware, ModelSource, Sampling
 from toolkit.stages.ppo import PPO
 from toolkit.stages.reward import Reward
 from toolkit.stages.sft import Sft
+from toolkit.training import optim
 from toolkit.training.loop import configure
 from toolkit.training.random import Stream
 
@@ -43,11 +44,15 @@ def pretended(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def same_products():
-    """The same products, attention, activation and layers on both: bits are compared."""
+    """The same products, attention, activation, layers and sums on both: bits are compared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compute, "_is_amd", lambda: False)
         patch.setattr(attention, "_is_plainly_causal", lambda *_: False)
         patch.setattr(layers, "_is_taken", lambda *_: False)
+        patch.setattr(trunk, "plan_pass", lambda *_: None)
+        patch.setattr(trunk, "layer_weights", lambda *_: None)
+        patch.setattr(tables, "_FEW", 0)
+        patch.setattr(optim, "are_joined", lambda _: False)
         patch.setattr(rk, "gelu_tanh", lambda x: gelu(x, approximate="tanh"))
         yield
 
