@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 import rlhf_kernels as rk
 from rlhf_kernels.bench import inputs
+from rlhf_kernels.bench.bench_feed_forward import plain as feed
 from rlhf_kernels.bench.cases import Case, Results, Settings, make_again
 from rlhf_kernels.bench.providers import Function, race
 from rlhf_kernels.reference.decoder_layers import decoder_layers as reference
@@ -40,10 +41,7 @@ def plain(hidden: Tensor, layers: Layers, cache: Cache, used: int, heads: int) -
             key, value = keys[:, :, : used + 1], values[:, :, : used + 1]
         attended = scaled_dot_product_attention(query, key, value, is_causal=not cache)
         hidden = hidden + linear(attended.transpose(1, 2).flatten(2), out_weight.T, out_bias)
-        norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias = layer[6:]
-        normalized = layer_norm(hidden, hidden.shape[-1:], norm_weight, norm_bias)
-        inner = gelu(linear(normalized, up_weight.T, up_bias), approximate="tanh")
-        hidden = hidden + linear(inner, down_weight.T, down_bias)
+        hidden = feed(hidden.flatten(0, 1), *layer[6:]).view_as(hidden)
     return hidden
 
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm
 
-from rlhf_kernels.reference.causal_attention import causal_attention
 from rlhf_kernels.reference.feed_forward import feed_forward
 from rlhf_kernels.reference.self_attention import self_attention
 
@@ -38,34 +36,10 @@ def decoder_layers(
         held = [[x[part, :, start:used] for x in pair] for pair in cache] if start < used else []
         x = hidden[part, new].double()
         for place, layer in enumerate(layers):
-            if held:
-                x = _attend_one(x, *layer[:6], held[place], heads, scale, eps)
-            else:
-                x = self_attention(x, *layer[:6], heads=heads, scale=scale, eps=eps)
+            own = held[place] if held else ()
+            x = self_attention(x, *layer[:6], heads=heads, scale=scale, eps=eps, held=own)
             last = counted[part, new].flatten().nonzero().flatten()
             fed = last if place == len(layers) - 1 else None
             x = feed_forward(x, *layer[6:], eps=eps, rows=fed)
         found[part, new] = x
     return found
-
-
-def _attend_one(
-    x: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    in_weight: Tensor,
-    in_bias: Tensor,
-    out_weight: Tensor,
-    out_bias: Tensor,
-    held: Sequence[Tensor],
-    heads: int,
-    scale: float | None,
-    eps: float,
-) -> Tensor:
-    """Compute `self_attention` of one position that sees held keys and values, then its own."""
-    normalized = layer_norm(x, x.shape[-1:], norm_weight.double(), norm_bias.double(), eps)
-    states = normalized @ in_weight.double() + in_bias.double()
-    query, *own = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in states.chunk(3, dim=-1))
-    key, value = (torch.cat([old.double(), y], 2) for old, y in zip(held, own, strict=True))
-    attended = causal_attention(query.expand_as(key), key, value, scale=scale)[:, -1:].flatten(2)
-    return x + attended @ out_weight.double() + out_bias.double()

@@ -15,6 +15,7 @@ from toolkit.models.last_layer import find_last_layer, read_trunk
 from toolkit.models.layers import FusedBlock, fuse_layers
 from toolkit.models.load import load_policy, load_scalar, make_scalar
 from toolkit.models.save import save_model
+from toolkit.models.trunk import FusedTrunk
 from toolkit.training.random import Stream
 
 __all__ = ["taken"]
@@ -108,6 +109,7 @@ def test_every_model_that_a_stage_loads_has_them(tmp_path):
     loaded = [load_policy(tmp_path / "base", text), load_scalar(tmp_path / "scalar", text)]
     for model in (tiny_model(text), scalar, *loaded):
         assert [type(block) for block in model.transformer.h] == [FusedBlock] * 2
+        assert type(model.transformer) is FusedTrunk
 
 
 def test_other_architectures_stay(taken):

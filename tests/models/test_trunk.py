@@ -10,14 +10,10 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 from tests.models.fused import HALVES, IDS, make, passes, same_passes, taken
 from tests.models.trunks import ALL, close, fused, hidden_of, read
-from tests.tiny import tiny_model, tiny_text
 from toolkit.models import layers, trunk, whole_pass
 from toolkit.models.cache import make_cache
 from toolkit.models.last_layer import find_last_layer, read_trunk
-from toolkit.models.load import load_policy, load_scalar, make_scalar
-from toolkit.models.save import save_model
 from toolkit.models.trunk import FusedTrunk, lay_out
-from toolkit.training.random import Stream
 
 __all__ = ["read", "taken"]
 
@@ -232,13 +228,3 @@ def test_copies_keep_the_trunk():
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert type(copied.transformer) is FusedTrunk
         assert torch.equal(hidden_of(copied), hidden_of(model))
-
-
-def test_every_model_that_a_stage_loads_has_it(tmp_path):
-    text = tiny_text()
-    save_model(tiny_model(text), tmp_path / "base", text)
-    scalar = make_scalar(tmp_path / "base", text, Stream(1, "head"))
-    save_model(scalar, tmp_path / "scalar", text)
-    loaded = [load_policy(tmp_path / "base", text), load_scalar(tmp_path / "scalar", text)]
-    for model in (tiny_model(text), scalar, *loaded):
-        assert type(model.transformer) is FusedTrunk

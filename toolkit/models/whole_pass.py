@@ -131,13 +131,14 @@ def plan_pass(
         taken = _is_worth_it(weights, ids, copies is not None)
     if not taken or (rows is not None and not bool((rows[1:] > rows[:-1]).all())):
         return None
-    held_or_own = weights if copies is None else copies.weights
-    return Pass(held_or_own, held, used, starts, rows, positions)
+    if copies is not None:
+        weights = copies.weights
+    return Pass(weights, held, used, starts, rows, positions)
 
 
 def _rows(trunk: GPT2Model) -> Tensor | None:
     """Return which rows of the last feed-forward are read; None: all."""
-    last = LastLayer.of(trunk._modules["h"]._modules[str(len(trunk.h) - 1)]._modules["mlp"])
+    last = LastLayer.of(trunk.h[-1].mlp)
     return None if last is None else last.rows
 
 
