@@ -37,6 +37,7 @@ struct FeedForwardInputs {
   TensorView down_weight;
   TensorView down_bias;
   double eps;
+  bool lowered;  // products in bfloat16
 };
 
 struct FeedForwardGradients {
@@ -61,6 +62,7 @@ struct SelfAttentionInputs {
   int64_t heads;
   double scale;
   double eps;
+  bool lowered;  // products in bfloat16
 };
 
 struct SelfAttentionGradients {
@@ -89,6 +91,7 @@ struct DecoderLayersInputs {
   int64_t heads;
   double scale;
   double eps;
+  bool lowered;  // products of weights in bfloat16
 };
 
 struct GatherInputs {

@@ -147,10 +147,10 @@ void call_feed_forward(const TensorView& hidden, const OptionalView& rows,
                        const TensorView& norm_weight, const TensorView& norm_bias,
                        const TensorView& up_weight, const TensorView& up_bias,
                        const TensorView& down_weight, const TensorView& down_bias, double eps,
-                       const TensorView& out, const TensorView& inner) {
-  ops::feed_forward(
-      {hidden, rows, norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias, eps}, out,
-      inner);
+                       bool lowered, const TensorView& out, const TensorView& inner) {
+  ops::feed_forward({hidden, rows, norm_weight, norm_bias, up_weight, up_bias, down_weight,
+                     down_bias, eps, lowered},
+                    out, inner);
 }
 
 void call_feed_forward_backward(const TensorView& grad_out, const TensorView& inner,
@@ -158,28 +158,28 @@ void call_feed_forward_backward(const TensorView& grad_out, const TensorView& in
                                 const TensorView& norm_weight, const TensorView& norm_bias,
                                 const TensorView& up_weight, const TensorView& up_bias,
                                 const TensorView& down_weight, const TensorView& down_bias,
-                                double eps, const TensorView& grad_hidden,
+                                double eps, bool lowered, const TensorView& grad_hidden,
                                 const TensorView& grad_norm_weight,
                                 const TensorView& grad_norm_bias, const TensorView& grad_up_weight,
                                 const TensorView& grad_up_bias, const TensorView& grad_down_weight,
                                 const TensorView& grad_down_bias) {
-  ops::feed_forward_backward(
-      grad_out,
-      {hidden, rows, norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias, eps},
-      inner,
-      {grad_hidden, grad_norm_weight, grad_norm_bias, grad_up_weight, grad_up_bias,
-       grad_down_weight, grad_down_bias});
+  ops::feed_forward_backward(grad_out,
+                             {hidden, rows, norm_weight, norm_bias, up_weight, up_bias, down_weight,
+                              down_bias, eps, lowered},
+                             inner,
+                             {grad_hidden, grad_norm_weight, grad_norm_bias, grad_up_weight,
+                              grad_up_bias, grad_down_weight, grad_down_bias});
 }
 
 void call_self_attention(const TensorView& hidden, const TensorView& norm_weight,
                          const TensorView& norm_bias, const TensorView& in_weight,
                          const TensorView& in_bias, const TensorView& out_weight,
                          const TensorView& out_bias, int64_t heads, double scale, double eps,
-                         const TensorView& out, const TensorView& states,
+                         bool lowered, const TensorView& out, const TensorView& states,
                          const TensorView& attended) {
-  ops::self_attention(
-      {hidden, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias, heads, scale, eps},
-      out, states, attended);
+  ops::self_attention({hidden, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias,
+                       heads, scale, eps, lowered},
+                      out, states, attended);
 }
 
 void call_self_attention_backward(const TensorView& grad_out, const TensorView& states,
@@ -187,26 +187,28 @@ void call_self_attention_backward(const TensorView& grad_out, const TensorView& 
                                   const TensorView& norm_weight, const TensorView& norm_bias,
                                   const TensorView& in_weight, const TensorView& in_bias,
                                   const TensorView& out_weight, const TensorView& out_bias,
-                                  int64_t heads, double scale, double eps,
+                                  int64_t heads, double scale, double eps, bool lowered,
                                   const TensorView& grad_hidden, const TensorView& grad_norm_weight,
                                   const TensorView& grad_norm_bias,
                                   const TensorView& grad_in_weight, const TensorView& grad_in_bias,
                                   const TensorView& grad_out_weight,
                                   const TensorView& grad_out_bias) {
-  ops::self_attention_backward(
-      grad_out,
-      {hidden, norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias, heads, scale, eps},
-      states, attended,
-      {grad_hidden, grad_norm_weight, grad_norm_bias, grad_in_weight, grad_in_bias, grad_out_weight,
-       grad_out_bias});
+  ops::self_attention_backward(grad_out,
+                               {hidden, norm_weight, norm_bias, in_weight, in_bias, out_weight,
+                                out_bias, heads, scale, eps, lowered},
+                               states, attended,
+                               {grad_hidden, grad_norm_weight, grad_norm_bias, grad_in_weight,
+                                grad_in_bias, grad_out_weight, grad_out_bias});
 }
 
 // Whole layers: lists of tensors, then as above.
 void call_decoder_layers(const TensorView& hidden, const std::vector<TensorView>& weights,
                          const std::vector<TensorView>& keys, const std::vector<TensorView>& values,
                          const OptionalView& rows, const OptionalView& starts, int64_t used,
-                         int64_t heads, double scale, double eps, const TensorView& out) {
-  ops::decoder_layers({hidden, weights, keys, values, rows, starts, used, heads, scale, eps}, out);
+                         int64_t heads, double scale, double eps, bool lowered,
+                         const TensorView& out) {
+  ops::decoder_layers(
+      {hidden, weights, keys, values, rows, starts, used, heads, scale, eps, lowered}, out);
 }
 
 }  // namespace

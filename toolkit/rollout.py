@@ -84,7 +84,7 @@ def sample_answers(
     how = Draw(stream.seed64(purpose), sampling, text.eos_id)
     # autocast keeps no cast weights in inference mode: every token would cast them all again
     casts = policy.hardware.precision == "bf16" and policy.device.type == "cpu"
-    held = lay_out(policy.model, rounded=casts)
+    held = lay_out(policy.model, bf16=casts)
     with torch.no_grad() if casts else torch.inference_mode(), held:
         recorded = graphs.wanted(policy, max_response)
         reader = _Reader(policy, text, distinct, max_response, entire=recorded)

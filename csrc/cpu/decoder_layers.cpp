@@ -47,8 +47,12 @@ struct Decoder {
     const int64_t together = functions.attention_scratch(args_of(nullptr, length, 0, nullptr, {}));
     return std::max(together, panel_items(1, used + length));
   }
+  int64_t left_items() const {
+    return precision.left_items<T>(step * length, std::max(width, inner));
+  }
   int64_t start_of(int64_t sequence) const { return starts ? starts[sequence] : 0; }
 
+  Precision precision;
   const RowFunctions& functions;
   const T* hidden;
   T* result;
@@ -74,7 +78,8 @@ inline int64_t sequences_together(int64_t length) {
 
 template <typename T>
 Decoder<T>::Decoder(const DecoderLayersInputs& inputs, T* out)
-    : functions(row_functions_for(inputs.hidden.dtype)),
+    : precision(inputs.hidden.dtype, inputs.lowered),
+      functions(precision.functions),
       hidden(inputs.hidden.as<T>()),
       result(out),
       batch(inputs.hidden.shape[0]),
@@ -121,17 +126,18 @@ struct Own {
       : most(d.step * d.length),
         room(Room<T>::items({most * d.width, most * d.width, most * d.width, most * 3 * d.width,
                              panel_items(most, d.inner), panel_items(most, d.inner),
-                             d.scratch_items()})),
+                             d.scratch_items(), d.left_items()})),
         normalized(room.take(most * d.width)),
         sum(room.take(most * d.width)),
         attended(room.take(most * d.width)),
         states(room.take(most * 3 * d.width)),
         inner(room.take(panel_items(most, d.inner))),
         active(room.take(panel_items(most, d.inner))),
-        scratch(room.take(d.scratch_items())) {}
+        scratch(room.take(d.scratch_items())),
+        rounded(room.take(d.left_items())) {}
   int64_t most;
   Room<T> room;
-  T *normalized, *sum, *attended, *states, *inner, *active, *scratch;
+  T *normalized, *sum, *attended, *states, *inner, *active, *scratch, *rounded;
 };
 
 // Keys and values of a sequence's new positions to where caches have them.
@@ -178,16 +184,16 @@ void Decoder<T>::attend(const Layer<T>& layer, int64_t begin, int64_t end,
     T* scaled = own.normalized + i * width;
     layer.first.forward(x + i * width, scaled, scaled);
   }
-  multiply<T>(functions, count, width, 3 * width, Left<T>::dense(own.normalized, width),
-              layer.in.panels, Place<const T>::each(layer.in_bias),
-              Place<T>::dense(own.states, 3 * width));
+  multiply<T>(precision, layer.in, count, Left<T>::dense(own.normalized, width),
+              Place<const T>::each(layer.in_bias), Place<T>::dense(own.states, 3 * width),
+              own.rounded);
   for (int64_t b = begin; b < end; ++b) {
     const int64_t row = (b - begin) * length;
     attend_sequence(layer, b, own.states + row * 3 * width, own.attended + row * width,
                     own.scratch);
   }
-  multiply<T>(functions, count, width, width, Left<T>::dense(own.attended, width), layer.out.panels,
-              Place<const T>::each(layer.out_bias), Place<T>::dense(own.sum, width));
+  multiply<T>(precision, layer.out, count, Left<T>::dense(own.attended, width),
+              Place<const T>::each(layer.out_bias), Place<T>::dense(own.sum, width), own.rounded);
   add(x, own.sum, count * width, x);
 }
 
@@ -201,14 +207,13 @@ void Decoder<T>::feed(const Layer<T>& layer, const int64_t* chosen, int64_t begi
     T* scaled = own.normalized + i * width;
     layer.second.forward(row(i), scaled, scaled);
   }
-  multiply<T>(functions, count, width, columns, Left<T>::dense(own.normalized, width),
-              layer.up.panels, Place<const T>::each(layer.up_bias),
-              Place<T>::panels(own.inner, 0, count));
+  multiply<T>(precision, layer.up, count, Left<T>::dense(own.normalized, width),
+              Place<const T>::each(layer.up_bias), Place<T>::panels(own.inner, 0, count),
+              own.rounded);
   functions.gelu_tanh(own.inner, panel_items(count, columns), math::kGeluA, math::kGeluB,
                       own.active);
-  multiply<T>(functions, count, columns, width, Left<T>::panels(own.active, 0, count),
-              layer.down.panels, Place<const T>::each(layer.down_bias),
-              Place<T>::dense(own.sum, width));
+  multiply<T>(precision, layer.down, count, Left<T>::panels(own.active, 0, count),
+              Place<const T>::each(layer.down_bias), Place<T>::dense(own.sum, width), own.rounded);
   for (int64_t i = 0; i < count; ++i) add(row(i), own.sum + i * width, width, row(i));
 }
 
@@ -228,17 +233,17 @@ void Decoder<T>::run() {
   std::vector<std::pair<const Matrix<T>*, int64_t>> panels;  // to lay out
   for (Layer<T>& layer : layers) {
     for (const Matrix<T>* matrix : layer.matrices()) {
-      items += matrix->items();
+      items += matrix->items(precision);
       for (int64_t p = 0; p < matrix->panels_to_lay(); ++p) panels.emplace_back(matrix, p);
     }
   }
   Room<T, Use::kPanels> room_of_panels(items);
   for (Layer<T>& layer : layers) {
-    for (Matrix<T>* matrix : layer.matrices()) matrix->take(room_of_panels);
+    for (Matrix<T>* matrix : layer.matrices()) matrix->take(precision, room_of_panels);
   }
   const auto lay = [&](int64_t index) {
     const auto& [matrix, panel] = panels[static_cast<size_t>(index)];
-    matrix->lay(functions, panel);
+    matrix->lay(precision, panel);
   };
   const auto read = [&](const Member& member, const Own<T>& own) {
     const auto [first, after] = member.share(batch);

@@ -11,7 +11,8 @@ namespace {
 template <typename T>
 struct FeedForward {
   explicit FeedForward(const FeedForwardInputs& inputs)
-      : functions(row_functions_for(inputs.hidden.dtype)),
+      : precision(inputs.hidden.dtype, inputs.lowered),
+        functions(precision.functions),
         hidden(inputs.hidden.as<T>()),
         chosen(inputs.rows ? inputs.rows->as<int64_t>() : nullptr),
         rows(inputs.rows ? inputs.rows->shape[0] : inputs.hidden.shape[0]),
@@ -21,7 +22,7 @@ struct FeedForward {
         down_bias(inputs.down_bias.as<T>()),
         width(up.in),
         inner(up.out),
-        piece(piece_rows(rows, 6, width * inner)),
+        piece(piece_of_rows(precision, rows, precision.lowered ? kPairDepth : 6, width * inner)),
         norm{functions, inputs.norm_weight.as<T>(), inputs.norm_bias.as<T>(), width, inputs.eps} {}
 
   int64_t place(int64_t row) const { return chosen ? chosen[row] : row; }
@@ -30,6 +31,9 @@ struct FeedForward {
   void forward(T* out, T* kept) const;
   void backward(const T* grad_out, const T* kept, const FeedForwardGradients& grads) const;
 
+  int64_t left_items() const { return precision.left_items<T>(piece, std::max(width, inner)); }
+
+  Precision precision;
   const RowFunctions& functions;
   const T* hidden;
   const int64_t* chosen;
@@ -45,73 +49,76 @@ struct FeedForward {
 template <typename T>
 struct Forward {
   explicit Forward(const FeedForward<T>& f)
-      : room(Room<T>::items({f.piece * f.width, f.piece * f.width, panel_items(f.piece, f.inner)})),
+      : room(Room<T>::items(
+            {f.piece * f.width, f.piece * f.width, panel_items(f.piece, f.inner), f.left_items()})),
         normalized(room.take(f.piece * f.width)),
         result(room.take(f.piece * f.width)),
-        active(room.take(panel_items(f.piece, f.inner))) {}
+        active(room.take(panel_items(f.piece, f.inner))),
+        rounded(room.take(f.left_items())) {}
   Room<T> room;
-  T *normalized, *result, *active;
+  T *normalized, *result, *active, *rounded;
 };
 
 template <typename T>
 void FeedForward<T>::forward(T* out, T* kept) const {
-  Room<T, Use::kPanels> room(Room<T>::items({up.items(), down.items()}));
-  const Packed<T> packed = {up, down, room.take(up.items()), room.take(down.items())};
+  Packed<T> packed(up, down);
+  Room<T, Use::kPanels> room(packed.items(precision));
+  packed.take(precision, room);
   const auto run = [&](int64_t begin, int64_t end, const Forward<T>& own) {
     const int64_t count = end - begin;
     for (int64_t i = 0; i < count; ++i) {
       T* scaled = own.normalized + i * width;
       norm.forward(hidden + place(begin + i) * width, scaled, scaled);
     }
-    multiply<T>(functions, count, width, inner, Left<T>::dense(own.normalized, width),
-                packed.one_panels, Place<const T>::each(up_bias),
-                Place<T>::panels(kept, begin, rows));
+    multiply<T>(precision, packed.one, count, Left<T>::dense(own.normalized, width),
+                Place<const T>::each(up_bias), Place<T>::panels(kept, begin, rows), own.rounded);
     for (int64_t p = 0; p < inner_panels(); ++p) {
       functions.gelu_tanh(kept + (p * rows + begin) * kPanelColumns, count * kPanelColumns,
                           math::kGeluA, math::kGeluB, own.active + p * count * kPanelColumns);
     }
-    multiply<T>(functions, count, inner, width, Left<T>::panels(own.active, 0, count),
-                packed.other_panels, Place<const T>::each(down_bias),
-                Place<T>::dense(own.result, width));
+    multiply<T>(precision, packed.other, count, Left<T>::panels(own.active, 0, count),
+                Place<const T>::each(down_bias), Place<T>::dense(own.result, width), own.rounded);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t at = place(begin + i) * width;
       add(hidden + at, own.result + i * width, width, out + at);
     }
   };
   parallel_passes(
-      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      packed.count, [&](int64_t panel) { packed.lay(precision, panel); }, rows, piece,
       [&] { return Forward<T>(*this); }, run, 0, [](int64_t) {});
 }
 
 template <typename T>
 struct Backward {
   explicit Backward(const FeedForward<T>& f)
-      : room(Room<T>::items({f.piece * f.width, f.piece * f.width, f.piece * f.width})),
+      : room(Room<T>::items({f.piece * f.width, f.piece * f.width, f.piece * f.width, own_items(f),
+                             own_items(f), f.left_items()})),
         normalized(room.take(f.piece * f.width)),
         upstream(room.take(f.piece * f.width)),
         scaled(room.take(f.piece * f.width)),
+        slopes(room.take(own_items(f))),
+        active(room.take(own_items(f))),
+        rounded(room.take(f.left_items())),
         inverse(static_cast<size_t>(f.piece)) {}
+  static int64_t own_items(const FeedForward<T>& f) {
+    return f.precision.lowered ? panel_items(f.piece, f.inner) : 0;
+  }
   Room<T> room;
   T *normalized, *upstream, *scaled;
+  T *slopes, *active;  // where they are not made in place
+  T* rounded;
   std::vector<double> inverse;
 };
 
 template <typename T>
 void FeedForward<T>::backward(const T* grad_out, const T* kept,
                               const FeedForwardGradients& grads) const {
-  const int64_t wide = panel_items(rows, inner), narrow = panel_items(rows, width);
-  const Weight<T> turned_up = up.turned(), turned_down = down.turned();
-  Room<T, Use::kPanels> room(
-      Room<T>::items({wide, wide, narrow, narrow, turned_up.items(), turned_down.items()}));
-  T* slopes = room.take(wide);    // gradient of the activation's input
-  T* active = room.take(wide);    // the activation
-  T* scaled = room.take(narrow);  // what U multiplies
-  T* upstream = room.take(narrow);
-  const Packed<T> packed = {turned_up, turned_down, room.take(turned_up.items()),
-                            room.take(turned_down.items())};
-  const WeightGradients<T> weights = {
-      {functions, Weight<T>(grads.up_weight), scaled, slopes, rows},
-      {functions, Weight<T>(grads.down_weight), active, upstream, rows}};
+  const Depth depth(precision, rows, piece);
+  WeightGradients<T> weights(precision, depth, grads.up_weight, grads.down_weight);
+  Packed<T> packed(up.turned(), down.turned());
+  Room<T, Use::kPanels> room(weights.items() + packed.items(precision));
+  weights.take(room);
+  packed.take(precision, room);
   // Of each piece: of the norm's weight and bias, of both biases.
   PieceSums<T> sums((rows + piece - 1) / piece, 3 * width + inner);
 
@@ -125,21 +132,25 @@ void FeedForward<T>::backward(const T* grad_out, const T* kept,
           norm.forward(hidden + at, normalized, own.scaled + i * width);
       std::copy_n(grad_out + at, width, own.upstream + i * width);
     }
-    to_panels(own.scaled, count, width, scaled, begin, rows);
-    to_panels(own.upstream, count, width, upstream, begin, rows);
+    const Left<T> upstream = Left<T>::dense(own.upstream, width);
+    weights.one.inputs.put(Left<T>::dense(own.scaled, width), begin, count);
+    weights.other.upstream.put(upstream, begin, count);
     add_rows(own.upstream, width, count, width, sum + 2 * width + inner);
-    multiply<T>(functions, count, width, inner, Left<T>::dense(own.upstream, width),
-                packed.other_panels, Place<const T>::none(), Place<T>::panels(slopes, begin, rows));
+    const PanelRows<T> slopes = weights.one.upstream.rows(own.slopes, begin, count);
+    const PanelRows<T> active = weights.other.inputs.rows(own.active, begin, count);
+    multiply<T>(precision, packed.other, count, upstream, Place<const T>::none(), slopes.place(),
+                own.rounded);
     for (int64_t p = 0; p < inner_panels(); ++p) {
-      const int64_t at = (p * rows + begin) * kPanelColumns;
-      functions.gelu_tanh_both(slopes + at, kept + at, count * kPanelColumns, math::kGeluA,
-                               math::kGeluB, active + at);
-      add_rows(slopes + at, kPanelColumns, count,
+      functions.gelu_tanh_both(slopes.at(p), kept + (p * rows + begin) * kPanelColumns,
+                               count * kPanelColumns, math::kGeluA, math::kGeluB, active.at(p));
+      add_rows(slopes.at(p), kPanelColumns, count,
                std::min(kPanelColumns, inner - p * kPanelColumns),
                sum + 2 * width + p * kPanelColumns);
     }
-    multiply<T>(functions, count, inner, width, Left<T>::panels(slopes, begin, rows),
-                packed.one_panels, Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    weights.one.upstream.put(slopes.left(), begin, count);
+    weights.other.inputs.put(active.left(), begin, count);
+    multiply<T>(precision, packed.one, count, slopes.left(), Place<const T>::none(),
+                Place<T>::dense(own.scaled, width), own.rounded);
     T* grad_hidden = grads.hidden.as<T>();
     for (int64_t i = 0; i < count; ++i) {
       norm.backward(own.scaled + i * width, own.normalized + i * width,
@@ -148,7 +159,7 @@ void FeedForward<T>::backward(const T* grad_out, const T* kept,
     }
   };
   parallel_passes(
-      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      packed.count, [&](int64_t panel) { packed.lay(precision, panel); }, rows, piece,
       [&] { return Backward<T>(*this); }, run, weights.blocks(),
       [&](int64_t block) { weights.compute(block); });
   sums.put(0, width, grads.norm_weight.as<T>());

@@ -17,10 +17,8 @@
 
 namespace rlhf::cpu {
 
-// Rows of a piece, a multiple of `unit`: enough to use weights well, the more where those leave the
-// cache and are read again for every piece, and such that two threads end together.
-inline int64_t piece_rows(int64_t rows, int64_t unit, int64_t weights) {
-  const int64_t most = weights > (1 << 16) ? 192 : 48;
+// Rows of a piece, a multiple of `unit` and some `most`, such that two threads end together.
+inline int64_t piece_rows(int64_t rows, int64_t unit, int64_t most) {
   int64_t best = unit, least = 0;
   for (int64_t piece = most / 2 / unit * unit + unit; piece <= most; piece += unit) {
     const int64_t pieces = (rows + piece - 1) / piece, longer = (pieces + 1) / 2 * piece;

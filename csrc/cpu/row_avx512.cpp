@@ -88,6 +88,18 @@ struct Avx512Bf16 : Avx512 {
     const __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(pointer), bits);
   }
+  struct Pairs {
+    __m512bh both;
+    static Pairs load(const Bf16* pairs) {
+      return {reinterpret_cast<__m512bh>(_mm512_loadu_si512(pairs))};
+    }
+    static Pairs set(uint32_t bits) {
+      return {reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(bits)))};
+    }
+    static V add(V sum, const Pairs& a, const Pairs& b) {
+      return _mm512_dpbf16_ps(sum, a.both, b.both);
+    }
+  };
 };
 
 #include "cpu/row_body.h"

@@ -92,6 +92,29 @@ struct PanelProduct {
   int64_t rows, depth, columns;
 };
 
+// Depths of a product by pairs, below, are filled up to a multiple of this with zeros, and the left
+// side has rows to read up to a multiple of kPairRows, whatever is in them.
+constexpr int64_t kPairDepth = 32, kPairRows = 16;
+
+// Products whose factors are rounded to bfloat16, and whose sums are fp32; see row_pairs.h.
+struct PairFunctions {
+  // To a left side, of rows: (i, k) lies i * row + (k / 64) * panel + k % 64 in, and comes to
+  // i * 32 + (k / 32) * 32 * R + k % 32, where R is `rows` filled up to kPairRows.
+  void (*round)(const void* from, int64_t row, int64_t panel, int64_t rows, int64_t depth,
+                void* to);
+  // To a left side that multiplies from its columns, up to 64 of them: (k, j) lies k * row + j in,
+  // and comes to j * 32 + (k / 32) * 32 * 64 + k % 32.
+  void (*turn)(const void* from, int64_t row, int64_t rows, int64_t columns, void* to);
+  // To a right side: as `pack` below, in panels of pairs.
+  void (*pack)(const void* matrix, int64_t row, int64_t column, int64_t rows, int64_t columns,
+               void* panels);
+  // Of the left side (i, k) lies i * left_row + (k / 32) * left_panel + k % 32 in.
+  void (*multiply)(const PanelProduct& product);
+};
+
+// The multiplication for processors with matrix units (AMX); see row_amx.cpp.
+void multiply_pairs_amx(const PanelProduct& product);
+
 struct RowFunctions {
   void (*state)(const RowArgs& args, RowState* state);
   // One logit, exactly as the row kernels read it.
@@ -114,6 +137,7 @@ struct RowFunctions {
   void (*pack)(const void* matrix, int64_t row, int64_t column, int64_t rows, int64_t columns,
                void* panels);
   void (*multiply)(const PanelProduct& product);
+  PairFunctions pairs;  // in bfloat16 alone
   double (*normalize)(const void* row, int64_t count, double eps, void* normalized);
   void (*normalize_gradient)(const void* grads, const void* normalized, const void* weight,
                              double inverse_deviation, int64_t count, const void* start, void* out);

@@ -7,10 +7,44 @@
 #include <string>
 #include <string_view>
 
+#if defined(RLHF_KERNELS_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace rlhf::cpu {
 namespace {
 
+#if defined(RLHF_KERNELS_AMX)
+// Whether the processor has matrix units for bfloat16, and Linux lets this process use them.
+bool may_use_amx() {
+  static const bool may = [] {
+    constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;       // leaf 7, EDX
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const bool has = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kBf16) && (d & kTile);
+    return has && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return may;
+}
+
+// Its rows are those of AVX-512 with bfloat16; only products by pairs are its own.
+const RowTable& amx_table() {
+  static const RowTable table = [] {
+    RowTable made = kRowTableAvx512Bf16;
+    made.isa = "amx";
+    made.functions[kStoreBFloat16].pairs.multiply = multiply_pairs_amx;
+    return made;
+  }();
+  return table;
+}
+#endif
+
 bool machine_has(std::string_view isa) {
+#if defined(RLHF_KERNELS_AMX)
+  if (isa == "amx") return machine_has("avx512bf16") && may_use_amx();
+#endif
 #if defined(__x86_64__)
   if (isa == "avx512bf16") {
     return machine_has("avx512") && __builtin_cpu_supports("avx512bf16");
@@ -28,6 +62,9 @@ bool machine_has(std::string_view isa) {
 }
 
 const RowTable* table_named(std::string_view isa) {
+#if defined(RLHF_KERNELS_AMX)
+  if (isa == "amx") return &amx_table();
+#endif
 #if defined(__x86_64__)
   if (isa == "avx512bf16") return &kRowTableAvx512Bf16;
   if (isa == "avx512") return &kRowTableAvx512;
@@ -38,7 +75,7 @@ const RowTable* table_named(std::string_view isa) {
 
 const RowTable& best_table() {
   static const RowTable* best = [] {
-    for (const char* isa : {"avx512bf16", "avx512", "avx2"}) {
+    for (const char* isa : {"amx", "avx512bf16", "avx512", "avx2"}) {
       if (machine_has(isa)) return table_named(isa);
     }
     return &kRowTableBaseline;
@@ -54,7 +91,7 @@ const RowTable& current_table() {
   if (table == nullptr || !machine_has(wanted)) {
     throw std::invalid_argument("RLHF_KERNELS_ISA=" + std::string(wanted) +
                                 (table ? " is not supported by this machine" : " is unknown") +
-                                "; use avx512bf16, avx512, avx2 or baseline, or unset it");
+                                "; use amx, avx512bf16, avx512, avx2 or baseline, or unset it");
   }
   return *table;
 }

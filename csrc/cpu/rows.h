@@ -19,12 +19,12 @@ inline RowState ref_state_of(const SavedRow& saved) {
   return {saved.ref_max, saved.ref_log_sum, 0.0};
 }
 
-// The functions for this dtype on this machine; RLHF_KERNELS_ISA overrides (avx512bf16,
-// avx512, avx2, baseline).
+// The functions for this dtype on this machine; RLHF_KERNELS_ISA overrides (amx,
+// avx512bf16, avx512, avx2, baseline).
 // Throws std::invalid_argument for a set that is unknown or that the machine lacks.
 const RowFunctions& row_functions_for(DType dtype);
 
-// "avx512bf16", "avx512", "avx2" or "baseline": what row_functions_for would use now.
+// "amx", "avx512bf16", "avx512", "avx2" or "baseline": what row_functions_for would use now.
 const char* current_isa();
 
 // Bytes of an element of a floating tensor.

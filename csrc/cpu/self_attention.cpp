@@ -13,7 +13,8 @@ struct Backward;
 template <typename T>
 struct SelfAttention {
   explicit SelfAttention(const SelfAttentionInputs& inputs)
-      : functions(row_functions_for(inputs.hidden.dtype)),
+      : precision(inputs.hidden.dtype, inputs.lowered),
+        functions(precision.functions),
         hidden(inputs.hidden.as<T>()),
         length(inputs.hidden.shape[1]),
         rows(inputs.hidden.shape[0] * length),
@@ -24,7 +25,7 @@ struct SelfAttention {
         width(in.in),
         heads(inputs.heads),
         scale(inputs.scale),
-        piece(piece_rows(rows, std::max<int64_t>(1, length), in.in * in.out)),
+        piece(piece_of_rows(precision, rows, std::max<int64_t>(1, length), in.in * in.out)),
         norm{functions, inputs.norm_weight.as<T>(), inputs.norm_bias.as<T>(), width, inputs.eps} {}
 
   void forward(T* result, T* states, T* attended) const;
@@ -54,8 +55,10 @@ struct SelfAttention {
     args.scratch = scratch;
     return args;
   }
+  int64_t left_items() const { return precision.left_items<T>(piece, 3 * width); }
   int64_t attention_items() const { return functions.attention_scratch(shape()); }
 
+  Precision precision;
   const RowFunctions& functions;
   const T* hidden;
   int64_t length, rows;
@@ -71,17 +74,19 @@ struct SelfAttention {
 template <typename T>
 struct Forward {
   explicit Forward(const SelfAttention<T>& a)
-      : room(Room<T>::items({a.piece * a.width, a.attention_items()})),
+      : room(Room<T>::items({a.piece * a.width, a.attention_items(), a.left_items()})),
         normalized(room.take(a.piece * a.width)),
-        scratch(room.take(a.attention_items())) {}
+        scratch(room.take(a.attention_items())),
+        rounded(room.take(a.left_items())) {}
   Room<T> room;
-  T *normalized, *scratch;
+  T *normalized, *scratch, *rounded;
 };
 
 template <typename T>
 void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
-  Room<T, Use::kPanels> room(Room<T>::items({in.items(), out.items()}));
-  const Packed<T> packed = {in, out, room.take(in.items()), room.take(out.items())};
+  Packed<T> packed(in, out);
+  Room<T, Use::kPanels> room(packed.items(precision));
+  packed.take(precision, room);
   const auto run = [&](int64_t begin, int64_t end, const Forward<T>& own) {
     const int64_t count = end - begin;
     T* to = result + begin * width;
@@ -89,9 +94,9 @@ void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
       T* scaled = own.normalized + i * width;
       norm.forward(hidden + (begin + i) * width, scaled, scaled);
     }
-    multiply<T>(functions, count, width, 3 * width, Left<T>::dense(own.normalized, width),
-                packed.one_panels, Place<const T>::each(in_bias),
-                Place<T>::dense(states + begin * 3 * width, 3 * width));
+    multiply<T>(precision, packed.one, count, Left<T>::dense(own.normalized, width),
+                Place<const T>::each(in_bias),
+                Place<T>::dense(states + begin * 3 * width, 3 * width), own.rounded);
     for (int64_t row = begin; row < end; row += length) {
       for (int64_t head = 0; head < heads; ++head) {
         AttentionArgs args = args_of(states + row * 3 * width, head, own.scratch);
@@ -99,27 +104,28 @@ void SelfAttention<T>::forward(T* result, T* states, T* attended) const {
         functions.attention(args);
       }
     }
-    multiply<T>(functions, count, width, width, Left<T>::dense(attended + begin * width, width),
-                packed.other_panels, Place<const T>::each(out_bias), Place<T>::dense(to, width));
+    multiply<T>(precision, packed.other, count, Left<T>::dense(attended + begin * width, width),
+                Place<const T>::each(out_bias), Place<T>::dense(to, width), own.rounded);
     add(hidden + begin * width, to, count * width, to);
   };
   parallel_passes(
-      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      packed.count, [&](int64_t panel) { packed.lay(precision, panel); }, rows, piece,
       [&] { return Forward<T>(*this); }, run, 0, [](int64_t) {});
 }
 
 template <typename T>
 struct Backward {
   explicit Backward(const SelfAttention<T>& a)
-      : room(Room<T>::items(
-            {a.piece * a.width, a.piece * a.width, a.piece * 3 * a.width, a.attention_items()})),
+      : room(Room<T>::items({a.piece * a.width, a.piece * a.width, a.piece * 3 * a.width,
+                             a.attention_items(), a.left_items()})),
         normalized(room.take(a.piece * a.width)),
         scaled(room.take(a.piece * a.width)),
         slopes(room.take(a.piece * 3 * a.width)),
         scratch(room.take(a.attention_items())),
+        rounded(room.take(a.left_items())),
         inverse(static_cast<size_t>(a.piece)) {}
   Room<T> room;
-  T *normalized, *scaled, *slopes, *scratch;
+  T *normalized, *scaled, *slopes, *scratch, *rounded;
   std::vector<double> inverse;
 };
 
@@ -143,19 +149,12 @@ void SelfAttention<T>::attend_backward(const T* states, int64_t count,
 template <typename T>
 void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* attended,
                                 const SelfAttentionGradients& grads) const {
-  const int64_t narrow = panel_items(rows, width), wide = panel_items(rows, 3 * width);
-  const Weight<T> turned_in = in.turned(), turned_out = out.turned();
-  Room<T, Use::kPanels> room(
-      Room<T>::items({narrow, narrow, narrow, wide, turned_in.items(), turned_out.items()}));
-  T* scaled = room.take(narrow);  // what W multiplies
-  T* seen = room.take(narrow);    // what O multiplies
-  T* upstream = room.take(narrow);
-  T* slopes = room.take(wide);  // gradient of queries, keys and values
-  const Packed<T> packed = {turned_in, turned_out, room.take(turned_in.items()),
-                            room.take(turned_out.items())};
-  const WeightGradients<T> weights = {
-      {functions, Weight<T>(grads.in_weight), scaled, slopes, rows},
-      {functions, Weight<T>(grads.out_weight), seen, upstream, rows}};
+  const Depth depth(precision, rows, piece);
+  WeightGradients<T> weights(precision, depth, grads.in_weight, grads.out_weight);
+  Packed<T> packed(in.turned(), out.turned());
+  Room<T, Use::kPanels> room(weights.items() + packed.items(precision));
+  weights.take(room);
+  packed.take(precision, room);
   // Of each piece: of the norm's weight and bias, of both biases.
   PieceSums<T> sums((rows + piece - 1) / piece, 6 * width);
 
@@ -167,17 +166,19 @@ void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* att
       own.inverse[static_cast<size_t>(i)] = norm.forward(
           hidden + (begin + i) * width, own.normalized + i * width, own.scaled + i * width);
     }
-    to_panels(own.scaled, count, width, scaled, begin, rows);
-    to_panels(attended + begin * width, count, width, seen, begin, rows);
-    to_panels(grad, count, width, upstream, begin, rows);
+    const Left<T> upstream = Left<T>::dense(grad, width);
+    weights.one.inputs.put(Left<T>::dense(own.scaled, width), begin, count);
+    weights.other.inputs.put(Left<T>::dense(attended + begin * width, width), begin, count);
+    weights.other.upstream.put(upstream, begin, count);
     add_rows(grad, width, count, width, sum + 5 * width);
-    multiply<T>(functions, count, width, width, Left<T>::dense(grad, width), packed.other_panels,
-                Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    multiply<T>(precision, packed.other, count, upstream, Place<const T>::none(),
+                Place<T>::dense(own.scaled, width), own.rounded);
     attend_backward(states + begin * 3 * width, count, own);
-    to_panels(own.slopes, count, 3 * width, slopes, begin, rows);
+    const Left<T> slopes = Left<T>::dense(own.slopes, 3 * width);
+    weights.one.upstream.put(slopes, begin, count);
     add_rows(own.slopes, 3 * width, count, 3 * width, sum + 2 * width);
-    multiply<T>(functions, count, 3 * width, width, Left<T>::dense(own.slopes, 3 * width),
-                packed.one_panels, Place<const T>::none(), Place<T>::dense(own.scaled, width));
+    multiply<T>(precision, packed.one, count, slopes, Place<const T>::none(),
+                Place<T>::dense(own.scaled, width), own.rounded);
     T* grad_hidden = grads.hidden.as<T>() + begin * width;
     for (int64_t i = 0; i < count; ++i) {
       norm.backward(own.scaled + i * width, own.normalized + i * width,
@@ -186,7 +187,7 @@ void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* att
     }
   };
   parallel_passes(
-      packed.panels(), [&](int64_t panel) { packed.pack(functions, panel); }, rows, piece,
+      packed.count, [&](int64_t panel) { packed.lay(precision, panel); }, rows, piece,
       [&] { return Backward<T>(*this); }, run, weights.blocks(),
       [&](int64_t block) { weights.compute(block); });
   sums.put(0, width, grads.norm_weight.as<T>());

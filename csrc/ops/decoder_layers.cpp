@@ -37,9 +37,12 @@ void check_layer(const DecoderLayersInputs& inputs, size_t layer) {
   };
   const auto matrix = [&](int at, int64_t in, int64_t out) {
     if (w[at].ndim != 3) return check_weight(kOp, name(at).c_str(), w[at], in, out, dtype);
-    check_dense(kOp, name(at).c_str(), w[at], dtype);
     const int64_t panels = (out + cpu::kPanelColumns - 1) / cpu::kPanelColumns;
-    check_shape(kOp, name(at).c_str(), w[at], {panels, in, cpu::kPanelColumns});
+    const int64_t pairs = (in + cpu::kPairDepth - 1) / cpu::kPairDepth * cpu::kPairDepth / 2;
+    check_dense(kOp, name(at).c_str(), w[at], inputs.lowered ? DType::kBFloat16 : dtype);
+    check_shape(
+        kOp, name(at).c_str(), w[at],
+        {panels, inputs.lowered ? pairs : in, cpu::kPanelColumns * (inputs.lowered ? 2 : 1)});
   };
   for (int at : {0, 1, 6, 7}) vector(at, width);
   matrix(2, width, 3 * width);
@@ -109,6 +112,7 @@ void decoder_layers(const DecoderLayersInputs& inputs, const TensorView& out) {
   check_heads(kOp, inputs.hidden, inputs.heads);
   check_finite(kOp, "scale", inputs.scale, -1e30, 1e30, "finite");
   check_eps(kOp, inputs.eps);
+  check_lowered(kOp, inputs.hidden, inputs.lowered);
   const size_t layers = inputs.weights.size() / kLayerWeights;
   if (layers == 0 || layers * kLayerWeights != inputs.weights.size()) {
     fail(kOp, "layers",

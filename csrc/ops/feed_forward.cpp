@@ -41,6 +41,7 @@ void check_inputs(const char* op, const FeedForwardInputs& inputs) {
   check_weight(op, "down_weight", inputs.down_weight, inner, width, dtype);
   check_vector(op, "down_bias", inputs.down_bias, width, dtype);
   check_eps(op, inputs.eps);
+  check_lowered(op, inputs.hidden, inputs.lowered);
 }
 
 }  // namespace

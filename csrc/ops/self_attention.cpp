@@ -20,6 +20,7 @@ void check_inputs(const char* op, const SelfAttentionInputs& inputs) {
   check_heads(op, inputs.hidden, inputs.heads);
   check_finite(op, "scale", inputs.scale, -1e30, 1e30, "finite");
   check_eps(op, inputs.eps);
+  check_lowered(op, inputs.hidden, inputs.lowered);
 }
 
 }  // namespace

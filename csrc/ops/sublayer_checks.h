@@ -59,6 +59,12 @@ inline void check_heads(const char* op, const TensorView& hidden, int64_t heads)
   }
 }
 
+inline void check_lowered(const char* op, const TensorView& hidden, bool lowered) {
+  if (lowered && hidden.dtype != DType::kFloat32) {
+    fail(op, "bf16", "takes hidden states in float32 alone");
+  }
+}
+
 inline void check_eps(const char* op, double eps) {
   check_finite(op, "eps", eps, 0.0, 1.0, "in [0, 1]");
 }

@@ -39,7 +39,7 @@ def _chain(
         own = weights[place : place + WEIGHTS]
         chosen = rows if place + WEIGHTS == len(weights) else None
         middle, states, attended = attend(x, *own[:6], *numbers)
-        out, inner = feed(middle.view(-1, x.shape[-1]), chosen, *own[6:], numbers[-1])
+        out, inner = feed(middle.view(-1, x.shape[-1]), chosen, *own[6:], *numbers[-2:])
         x = out.view(hidden.shape)
         kept += [states, attended, middle, inner, x]
     return kept
@@ -72,7 +72,7 @@ def _chain_backward(
         x = kept[layer * _KEPT - 1] if layer else hidden
         chosen = rows if (layer + 1) * WEIGHTS == len(weights) else None
         flat = grad.view(-1, width)
-        grad, *fed = feed(flat, inner, middle.view(-1, width), chosen, *own[6:], numbers[-1])
+        grad, *fed = feed(flat, inner, middle.view(-1, width), chosen, *own[6:], *numbers[-2:])
         grad, *seen = attend(grad.view(hidden.shape), states, attended, x, *own[:6], *numbers)
         grads = [*seen, *fed, *grads]
     return [grad, *grads]
@@ -87,7 +87,7 @@ def _backward_outputs(*arguments: Any) -> list[Tensor]:
     return _chain_backward(first._backward_outputs, second._backward_outputs, *arguments)
 
 
-_NUMBERS = "Tensor? rows, int heads, float scale, float eps) -> Tensor[]"
+_NUMBERS = "Tensor? rows, int heads, float scale, float eps, bool bf16) -> Tensor[]"
 _forward = registry.define_composite(
     f"decoder_layers_kept(Tensor hidden, Tensor[] weights, {_NUMBERS}", _run, _outputs
 )
@@ -129,11 +129,12 @@ class Layers(torch.autograd.Function):
 
 def apart(hidden: Tensor, weights: Sequence[Tensor], rows: Tensor | None, *numbers: Any) -> Tensor:
     """Compute the halves one after the other, each with its own gradient."""
-    heads, scale, eps = numbers
+    heads, scale, eps, bf16 = numbers
+    shared = {"eps": eps, "bf16": bf16}
     x = hidden
     for place in range(0, len(weights), WEIGHTS):
         own = weights[place : place + WEIGHTS]
         chosen = rows if place + WEIGHTS == len(weights) else None
-        x = first.self_attention(x, *own[:6], heads=heads, scale=scale, eps=eps)
-        x = second.feed_forward(x, *own[6:], eps=eps, rows=chosen)
+        x = first.self_attention(x, *own[:6], heads=heads, scale=scale, **shared)
+        x = second.feed_forward(x, *own[6:], rows=chosen, **shared)
     return x

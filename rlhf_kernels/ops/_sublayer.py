@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 _PANEL = 64  # columns; csrc/cpu/row_table.h
+_PAIRS = 32  # a multiple of it is the depth of a product by pairs of bf16
 _WHOLE = 16  # a multiple of it are the columns that the kernels take
 
 
@@ -36,6 +37,18 @@ def laid_out(weight: Tensor) -> Tensor:
     return filled.view(size, -1, _PANEL).transpose(0, 1).contiguous()
 
 
+def laid_out_in_pairs(weight: Tensor) -> Tensor:
+    """Return a matrix [in, out] rounded to bf16 in panels [out / 64, in / 2, 128].
+
+    Two rows stand beside each other, element by element; what is filled up, to 32 rows and 64
+    columns, is zeros.
+    """
+    size, columns = weight.shape
+    filled = torch.nn.functional.pad(weight, (0, -columns % _PANEL, 0, -size % _PAIRS)).bfloat16()
+    pairs = filled.view(len(filled) // 2, 2, -1, _PANEL).permute(2, 0, 3, 1)
+    return pairs.reshape(pairs.shape[0], pairs.shape[1], 2 * _PANEL)
+
+
 def check_matrices(op: str, **tensors: Tensor) -> None:
     """Refuse a weight that is no matrix, on whose shape the results' depend."""
     for name, tensor in tensors.items():
@@ -43,6 +56,15 @@ def check_matrices(op: str, **tensors: Tensor) -> None:
             raise ValueError(
                 f"{op}: argument '{name}' must be a matrix, got shape {list(tensor.shape)}"
             )
+
+
+def refuse_bf16(op: str, bf16: bool) -> None:
+    """Refuse products in bf16 where torch computes, which has its own ways to ask for them."""
+    if bf16:
+        raise ValueError(
+            f"{op}: bf16=True takes float32 on a CPU, with multiples of {_WHOLE} columns; use "
+            "torch.autocast elsewhere"
+        )
 
 
 def straight(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

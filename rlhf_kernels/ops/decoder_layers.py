@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlhf_kernels import _registry as registry
 from rlhf_kernels.ops._layers_gradient import MOST, WEIGHTS, Layers, apart
-from rlhf_kernels.ops._sublayer import has_kernel, laid_out, straight
+from rlhf_kernels.ops._sublayer import has_kernel, laid_out, laid_out_in_pairs, straight
 
 _MATRICES = (2, 4, 8, 10)  # places of a layer
 
@@ -18,20 +18,25 @@ registry.declare("decoder_layers", "native-cpu")
 
 _forward = registry.define_op(
     "decoder_layers(Tensor hidden, Tensor[] weights, Tensor(a!)[] keys, Tensor(b!)[] values, "
-    "Tensor? rows, Tensor? starts, int used, int heads, float scale, float eps) -> Tensor",
+    "Tensor? rows, Tensor? starts, int used, int heads, float scale, float eps, "
+    "bool bf16) -> Tensor",
     lambda hidden, *_: torch.empty_like(hidden),
 )
 registry.forbid_gradient("decoder_layers")
 
 
-def lay_out_layers(layers: Sequence[Sequence[Tensor]]) -> list[tuple[Tensor, ...]]:
+def lay_out_layers(
+    layers: Sequence[Sequence[Tensor]], *, bf16: bool = False
+) -> list[tuple[Tensor, ...]]:
     """Return layers as `decoder_layers` reads them fastest: copies of matrices, in panels.
 
     Args:
         layers: as `decoder_layers` takes them. What is done to them afterwards changes no copy.
+        bf16: copies are rounded, for a call that says so too.
     """
+    lay = laid_out_in_pairs if bf16 else laid_out
     with torch.no_grad():
-        return [tuple(laid_out(x) if x.ndim == 2 else x for x in layer) for layer in layers]
+        return [tuple(lay(x) if x.ndim == 2 else x for x in layer) for layer in layers]
 
 
 def decoder_layers(
@@ -45,6 +50,7 @@ def decoder_layers(
     used: int = 0,
     starts: Tensor | None = None,
     rows: Tensor | None = None,
+    bf16: bool = False,
 ) -> Tensor:
     """Take hidden states through pre-norm layers, `self_attention` then `feed_forward` of each.
 
@@ -72,6 +78,8 @@ def decoder_layers(
             other, and what comes of themselves means nothing. None means 0.
         rows: int64 [N], ascending: which rows of the flattened [B L, D] go through the last
             feed-forward; of the others the result is what the last attention gave. None means all.
+        bf16: products with weights round both factors to bfloat16 and add in float32; all else
+            stays float32. Fast where the processor multiplies bfloat16 (AMX, AVX-512 BF16).
 
     Returns:
         [B, L, D] in the dtype of `hidden`. A sequence's result depends on no other.
@@ -91,9 +99,9 @@ def decoder_layers(
                 "decoder_layers: with a cache, starts, or layers that are laid out it has no "
                 "gradient; call it under torch.no_grad()"
             )
-        return _differentiable(hidden, weights, rows, heads, factor, eps)
+        return _differentiable(hidden, weights, rows, heads, factor, eps, bf16)
     places = [None if x is None else x.contiguous() for x in (rows, starts)]
-    arguments: tuple[Any, ...] = (*places, used, heads, factor, eps)
+    arguments: tuple[Any, ...] = (*places, used, heads, factor, eps, bf16)
     out: Tensor = _forward(hidden.contiguous(), weights, keys, values, *arguments)
     return out
 

@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear
 
 from rlhf_kernels import _registry as registry
-from rlhf_kernels.ops._sublayer import check_matrices, has_kernel, keep_for_gradient, straight
+from rlhf_kernels.ops._sublayer import (
+    check_matrices,
+    has_kernel,
+    keep_for_gradient,
+    refuse_bf16,
+    straight,
+)
 from rlhf_kernels.ops.causal_attention import causal_attention
 
 registry.declare("self_attention", "native-cpu")
@@ -30,14 +36,14 @@ def _backward_outputs(
 
 _forward = registry.define_op(
     "self_attention(Tensor hidden, Tensor norm_weight, Tensor norm_bias, Tensor in_weight, "
-    "Tensor in_bias, Tensor out_weight, Tensor out_bias, int heads, float scale, float eps) "
-    "-> (Tensor, Tensor, Tensor)",
+    "Tensor in_bias, Tensor out_weight, Tensor out_bias, int heads, float scale, float eps, "
+    "bool bf16) -> (Tensor, Tensor, Tensor)",
     _outputs,
 )
 _backward = registry.define_op(
     "self_attention_backward(Tensor grad_out, Tensor states, Tensor attended, Tensor hidden, "
     "Tensor norm_weight, Tensor norm_bias, Tensor in_weight, Tensor in_bias, Tensor out_weight, "
-    "Tensor out_bias, int heads, float scale, float eps) "
+    "Tensor out_bias, int heads, float scale, float eps, bool bf16) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward_outputs,
 )
@@ -67,6 +73,7 @@ def self_attention(
     heads: int,
     scale: float | None = None,
     eps: float = 1e-5,
+    bf16: bool = False,
 ) -> Tensor:
     """Compute x + attention(norm(x) W + w) O + o, the first half of a pre-norm layer.
 
@@ -86,6 +93,7 @@ def self_attention(
         heads: how many; divides D.
         scale: of the scores; None means 1 / sqrt(D / heads).
         eps: added to the variance.
+        bf16: as in `feed_forward`. Attention itself is in float32.
 
     Returns:
         [B, L, D] in the dtype of `hidden`. Kept for the gradient are the inputs, the queries, keys
@@ -103,8 +111,9 @@ def self_attention(
     check_matrices("self_attention", in_weight=in_weight, out_weight=out_weight)
     factor = max(1, hidden.shape[-1] // max(1, heads)) ** -0.5 if scale is None else scale
     if not has_kernel(hidden, in_weight):
+        refuse_bf16("self_attention", bf16)
         return _by_torch(hidden, *weights, heads, factor, eps)
-    out: Tensor = _forward(hidden.contiguous(), *straight(weights), heads, factor, eps)[0]
+    out: Tensor = _forward(hidden.contiguous(), *straight(weights), heads, factor, eps, bf16)[0]
     return out
 
 

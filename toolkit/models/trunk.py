@@ -80,12 +80,12 @@ def fuse_trunk(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def lay_out(model: PreTrainedModel, *, rounded: bool = False) -> Iterator[None]:
+def lay_out(model: PreTrainedModel, *, bf16: bool = False) -> Iterator[None]:
     """Hold copies of a model's weights as the kernel reads them; the weights must not change.
 
     Args:
         model: any; nothing is held of what is no GPT-2.
-        rounded: to bf16, as autocast rounds them. The kernel then computes under autocast too.
+        bf16: rounded, as autocast rounds them. The kernel then computes under autocast alone.
     """
     trunks = [module for module in model.modules() if isinstance(module, FusedTrunk)]
     before = [trunk.copies for trunk in trunks]
@@ -93,19 +93,11 @@ def lay_out(model: PreTrainedModel, *, rounded: bool = False) -> Iterator[None]:
         for trunk in trunks:
             weights = layer_weights(trunk, 1)
             if weights is not None:
-                held = rk.lay_out_layers(_round(weights) if rounded else weights)
-                trunk.copies = Copies(held, rounded)
+                trunk.copies = Copies(rk.lay_out_layers(weights, bf16=bf16), bf16)
         yield
     finally:
         for trunk, copies in zip(trunks, before, strict=True):
             trunk.copies = copies
-
-
-def _round(weights: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    return [
-        tuple(x.detach().bfloat16().float() if x.ndim == 2 else x for x in layer)
-        for layer in weights
-    ]
 
 
 def _read(trunk: FusedTrunk, hidden: Tensor, plan: Pass) -> Tensor:
@@ -122,6 +114,7 @@ def _read(trunk: FusedTrunk, hidden: Tensor, plan: Pass) -> Tensor:
         used=plan.used,
         starts=plan.starts,
         rows=plan.rows,
+        bf16=plan.bf16,
     )
     for layer in plan.held:
         layer.advance(hidden.shape[1])

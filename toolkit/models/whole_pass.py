@@ -18,7 +18,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 from toolkit.models.attention import is_short
 from toolkit.models.cache import RoomyLayer
 from toolkit.models.last_layer import LastLayer
-from toolkit.models.layers import FusedBlock, are_many, is_untouched
+from toolkit.models.layers import FusedBlock, are_many, in_bf16, is_untouched
 
 #: Numbers in the weights of all layers, up to which every call may lay them out anew, in 64 MB; and
 #: up to which that pays for any rows, where above it takes some hundred. Ours as a share of the
@@ -42,11 +42,11 @@ class Copies:
 
     Args:
         weights: of each layer.
-        rounded: to bf16, for passes under autocast.
+        bf16: they are rounded, for passes under autocast.
     """
 
     weights: list[tuple[Tensor, ...]]
-    rounded: bool
+    bf16: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Pass:
         starts: int64 [B], where each sequence starts, or None.
         rows: int64, of the last feed-forward, or None.
         positions: int64, of the tokens.
+        bf16: products with weights are in bf16, as under autocast.
     """
 
     weights: list[tuple[Tensor, ...]]
@@ -68,6 +69,7 @@ class Pass:
     starts: Tensor | None
     rows: Tensor | None
     positions: Tensor
+    bf16: bool
 
 
 def _asks_little(trunk: GPT2Model, ids: Tensor, cache: Any, given: dict[str, Any]) -> bool:
@@ -105,8 +107,8 @@ def plan_pass(
         cache: keys and values, or None.
         given: whatever else it is called with, by name.
     """
-    rounded = copies is not None and copies.rounded
-    if rounded != torch.is_autocast_enabled("cpu") or not _asks_little(trunk, ids, cache, given):
+    bf16 = _precision(copies)
+    if bf16 is None or not _asks_little(trunk, ids, cache, given):
         return None
     weights = layer_weights(trunk, ids.shape[1])
     held = () if cache is None else getattr(cache, "layers", None) or ()
@@ -126,14 +128,22 @@ def plan_pass(
         return None
     if torch.is_grad_enabled():
         plain = cache is None and starts is None and copies is None
-        taken = plain and _are_many(weights, ids, rows)
+        taken = plain and _are_many(weights, ids, rows, bf16=bf16)
     else:
         taken = _is_worth_it(weights, ids, copies is not None)
     if not taken or (rows is not None and not bool((rows[1:] > rows[:-1]).all())):
         return None
     if copies is not None:
         weights = copies.weights
-    return Pass(weights, held, used, starts, rows, positions)
+    return Pass(weights, held, used, starts, rows, positions, bf16)
+
+
+def _precision(copies: Copies | None) -> bool | None:
+    """Say whether the kernels are to multiply in bf16; None where torch is to compute."""
+    if copies is None:
+        return in_bf16()
+    asked = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    return copies.bf16 if asked == (torch.bfloat16 if copies.bf16 else torch.float32) else None
 
 
 def _rows(trunk: GPT2Model) -> Tensor | None:
@@ -155,10 +165,13 @@ def _is_worth_it(weights: Sequence[tuple[Tensor, ...]], ids: Tensor, laid_out: b
     return numbers <= _MOST and rows >= _MANY_ROWS
 
 
-def _are_many(weights: Sequence[tuple[Tensor, ...]], ids: Tensor, rows: Tensor | None) -> bool:
+def _are_many(
+    weights: Sequence[tuple[Tensor, ...]], ids: Tensor, rows: Tensor | None, *, bf16: bool
+) -> bool:
     """Say whether the halves' kernels, which then compute, are the faster with so many rows."""
     fed = ids.numel() if rows is None else len(rows)
-    return are_many(ids.numel(), weights[-1][2].numel()) and are_many(fed, weights[-1][8].numel())
+    ways = ((ids.numel(), weights[-1][2]), (fed, weights[-1][8]))
+    return all(are_many(count, weight.numel(), bf16=bf16) for count, weight in ways)
 
 
 def _are_roomy(held: Sequence[Any], layers: int, length: int) -> bool:
