@@ -256,7 +256,7 @@ def make_denominator(denominator: float | Tensor | None, mask: Tensor) -> Tensor
 def current_isa() -> str:
     """Return the instruction set of the CPU row kernels.
 
-    "avx512bf16", "avx512", "avx2" or "baseline"; the environment variable RLHF_KERNELS_ISA
+    "amx", "avx512bf16", "avx512", "avx2" or "baseline"; the environment variable RLHF_KERNELS_ISA
     overrides the machine's best.
     """
     return _C.current_isa()

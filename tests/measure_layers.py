@@ -1,11 +1,11 @@
 """GPT-2's layers by kernels against the same written out in torch: time of passes and of tokens.
 
-    python -m tests.measure_layers [--threads 2] [--what both pass token]
+    python -m tests.measure_layers [--threads 2] [--what both pass token] [--bf16]
 
 both: hidden states of a model's trunk and their gradients. pass: hidden states alone. token: those
 of one more position of each sequence, from a cache; the layout of the weights, which an answer's
 tokens share, is not in it. Both ways in turn in one process, the median of the ratios of
-neighbouring ones.
+neighbouring ones. --bf16: all of it under autocast.
 """
 
 from __future__ import annotations
@@ -51,17 +51,23 @@ def seconds(model: GPT2Model, ids: torch.Tensor, what: str, fused: bool) -> floa
         taken = time.perf_counter() - start
         model.zero_grad()
         return taken
-    with torch.inference_mode():
+    with torch.no_grad():
         if what == "pass":
             start = time.perf_counter()
             model(ids, use_cache=False)
             return time.perf_counter() - start
-        with lay_out(model) if fused else nullcontext():
+        with lay_out(model, bf16=torch.is_autocast_enabled("cpu")) if fused else nullcontext():
             cache = make_cache(model, ids.shape[1])
             model(ids[:, :-1], past_key_values=cache, use_cache=True)
             start = time.perf_counter()
             model(ids[:, -1:], past_key_values=cache, use_cache=True)
             return time.perf_counter() - start
+
+
+def once(model: GPT2Model, ids: torch.Tensor, what: str, fused: bool, bf16: bool) -> float:
+    """Time it in that precision; autocast keeps casts of weights no longer than this."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return seconds(model, ids, what, fused)
 
 
 def main() -> None:
@@ -72,13 +78,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     kinds = ["both", "pass", "token"]
     parser.add_argument("--what", nargs="+", choices=kinds, default=kinds)
+    parser.add_argument("--bf16", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     set_up_memory()
     for layers, width, count, length in CASES:
         model, ids = make(layers, width), torch.randint(32, (count, length))
         for what in given.what:
-            times = [tuple(seconds(model, ids, what, fused) for fused in (True, False))
+            times = [tuple(once(model, ids, what, fused, given.bf16) for fused in (True, False))
                      for _ in range(ROUNDS + 3)][3:]  # fmt: skip
             ours, plain = (median(column) * 1e3 for column in zip(*times, strict=True))
             ratio = median(one / other for one, other in times)

@@ -33,6 +33,13 @@ inline void prefetch_ahead(const S* current) {
   }
 }
 
+// Ask for one line, so many elements on.
+template <typename T>
+__attribute__((always_inline)) inline void prefetch(const T* from, int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) +
+                                                   static_cast<uintptr_t>(ahead) * sizeof(T)));
+}
+
 // Two full vectors for a sum. bf16 is split into even and odd entries, one shift and one mask
 // instead of two conversions: the lanes' order depends on the element type and the position alone.
 template <typename X, typename S>

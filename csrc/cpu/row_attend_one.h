@@ -39,7 +39,13 @@ void row_attend_one(const AttentionArgs& args) {
   const Lane* value = static_cast<const Lane*>(args.value);
   Lane* out = static_cast<Lane*>(args.out);
   Lane* shares = static_cast<Lane*>(args.scratch);
+  constexpr int64_t kLine = 64 / sizeof(Lane), kAhead = 8;
   for (int64_t j = 0; j < args.length; ++j) {
+    // Keys and values lie far off, and values are wanted right after.
+    for (int64_t d = 0; d < args.size; d += kLine) {
+      prefetch(key + j * args.key_row + d, kAhead * args.key_row);
+    }
+    for (int64_t d = 0; d < args.value_size; d += kLine) prefetch(value + j * args.value_row, d);
     shares[j] =
         static_cast<Lane>(dot<X>(query, key + j * args.key_row, args.size) * (args.scale * kLog2E));
   }

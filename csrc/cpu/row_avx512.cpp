@@ -36,9 +36,10 @@ struct Avx512 : FloatScalars {
     const __m512i bits = _mm512_castps_si512(value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    // A NaN is quiet here, so its upper half is one too; rounding could carry it to zero.
-    const __mmask16 number = _mm512_cmp_ps_mask(value, value, _CMP_ORD_Q);
-    const __m512i rounded = _mm512_mask_add_epi32(bits, number, bits, bias);
+    // Rounding could carry a NaN to zero, and the upper half of a signalling one may be infinity.
+    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    const __m512i sum = _mm512_add_epi32(bits, bias);
+    const __m512i rounded = _mm512_mask_mov_epi32(sum, nan, _mm512_set1_epi32(0x7fc00000));
     const __m512i upper_halves =
         _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0x001f001d, 0x001b0019, 0x00170015, 0x00130011,
                          0x000f000d, 0x000b0009, 0x00070005, 0x00030001);

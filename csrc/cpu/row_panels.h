@@ -24,12 +24,6 @@ void row_pack(const void* matrix, int64_t row, int64_t column, int64_t rows, int
   }
 }
 
-template <typename T>
-__attribute__((always_inline)) inline void prefetch(const T* from, int64_t ahead) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) +
-                                                   static_cast<uintptr_t>(ahead) * sizeof(T)));
-}
-
 template <typename X, int kRows, int kVectors>
 __attribute__((always_inline)) inline void panel_tile(const PanelProduct& p,
                                                       const typename X::Lane* left,

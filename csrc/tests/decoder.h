@@ -25,7 +25,8 @@ struct Size {
 struct Shape {
   int64_t batch, length, width, inner, heads;
   int64_t layers = 2;
-  int64_t room = 0;  // of caches; 0: none
+  int64_t room = 0;      // of caches; 0: none
+  bool lowered = false;  // products in bfloat16
 
   int64_t rows() const { return batch * length; }
   int64_t size() const { return width / heads; }
@@ -113,6 +114,7 @@ struct Model : Shape {
     made.heads = heads;
     made.scale = kScale;
     made.eps = kEps;
+    made.lowered = lowered;
     return made;
   }
   void run(int64_t used = 0) { ops::decoder_layers(inputs(used), result_view()); }

@@ -66,7 +66,8 @@ struct Layer {
                                       view_of(up_bias),
                                       matrix_view(laid_down.data(), inner, width, turned),
                                       view_of(down_bias),
-                                      kEps};
+                                      kEps,
+                                      false};
     if (!chosen.empty()) inputs.rows = view_of(chosen);
     return inputs;
   }

@@ -66,7 +66,8 @@ struct Layer {
             view_of(out_bias),
             heads,
             kScale,
-            kEps};
+            kEps,
+            false};
   }
   void both() {
     rlhf::ops::self_attention(inputs(), view(result.data(), width), states_view(), attended_view());

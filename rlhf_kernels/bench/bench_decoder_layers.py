@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 import rlhf_kernels as rk
-from rlhf_kernels.bench import inputs
+from rlhf_kernels.bench import inputs, lowered
 from rlhf_kernels.bench.bench_feed_forward import plain as feed
 from rlhf_kernels.bench.cases import Case, Results, Settings, make_again
 from rlhf_kernels.bench.providers import Function, race
@@ -23,9 +23,11 @@ Layers = Sequence[Sequence[Tensor]]
 Cache = Sequence[tuple[Tensor, Tensor]]
 
 
-def ours(hidden: Tensor, layers: Layers, cache: Cache, used: int, heads: int) -> Tensor:
+def ours(
+    hidden: Tensor, layers: Layers, cache: Cache, used: int, heads: int, *, bf16: bool = False
+) -> Tensor:
     """Call the op."""
-    return rk.decoder_layers(hidden, layers, heads=heads, cache=cache, used=used)
+    return rk.decoder_layers(hidden, layers, heads=heads, cache=cache, used=used, bf16=bf16)
 
 
 def plain(hidden: Tensor, layers: Layers, cache: Cache, used: int, heads: int) -> Tensor:
@@ -57,7 +59,7 @@ def make_cases(settings: Settings) -> Iterator[Case]:
         length, size = settings.shape  # 16 heads: the kernel takes features of any size
         shapes = [(2, length, 16, size, 0), (2, 1, 16, size, length)]
     for shape in shapes:
-        for dtype in settings.pick_dtypes(torch.float32):
+        for dtype in settings.pick_dtypes(torch.float32, torch.bfloat16):
             yield make_again(make_case, shape, dtype, settings.device)
 
 
@@ -97,10 +99,11 @@ def make_case(
     """Build one case, [B, L, H, D / H, positions held]: a step reads those of its cache."""
     batch, length, heads, size, used = shape
     width = heads * size
-    layers = make_layers(width, dtype, device)
+    kept = lowered.held(dtype)
+    layers = make_layers(width, kept, device)
     hidden = torch.randn(batch, length, width, generator=inputs.make_generator(2))
-    hidden = hidden.to(device, dtype)
-    cache = make_cache(batch, heads, used, size, dtype, device) if used else []
+    hidden = hidden.to(device, kept)
+    cache = make_cache(batch, heads, used, size, kept, device) if used else []
     weights = sum(x.numel() for layer in layers for x in layer)
     states = 2 * LAYERS * batch * width if used else 0  # keys and values of one position
 
@@ -118,8 +121,8 @@ def make_case(
         dtype=dtype,
         N=batch * length,
         D=width,
-        bytes_read=(hidden.numel() + weights + states * used) * dtype.itemsize,
-        bytes_written=(hidden.numel() + states) * dtype.itemsize,
+        bytes_read=(hidden.numel() + weights + states * used) * kept.itemsize,
+        bytes_written=(hidden.numel() + states) * kept.itemsize,
         truth=truth,
-        providers=race(ours, plain, call, device),
+        providers=race(*lowered.pair(ours, plain, dtype), call, device),
     )

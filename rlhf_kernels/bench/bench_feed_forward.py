@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 import rlhf_kernels as rk
-from rlhf_kernels.bench import inputs
+from rlhf_kernels.bench import inputs, lowered
 from rlhf_kernels.bench.cases import Case, Results, Settings, make_again
 from rlhf_kernels.bench.providers import Function, race
 from rlhf_kernels.reference.feed_forward import feed_forward as reference
@@ -17,9 +17,9 @@ from rlhf_kernels.reference.feed_forward import feed_forward as reference
 NAMES = ("hidden", "norm_weight", "norm_bias", "up_weight", "up_bias", "down_weight", "down_bias")
 
 
-def ours(*leaves: Tensor) -> Tensor:
+def ours(*leaves: Tensor, bf16: bool = False) -> Tensor:
     """Call the op."""
-    return rk.feed_forward(*leaves)
+    return rk.feed_forward(*leaves, bf16=bf16)
 
 
 def plain(
@@ -49,7 +49,7 @@ def make_cases(settings: Settings) -> Iterator[Case]:
         width = -(-columns // 16) * 16  # what the kernel takes
         shapes = [(rows, width, 4 * width)]
     for shape in shapes:
-        for dtype in settings.pick_dtypes(torch.float32):
+        for dtype in settings.pick_dtypes(torch.float32, torch.bfloat16):
             yield make_again(make_case, shape, dtype, settings.device)
 
 
@@ -70,9 +70,10 @@ def make_leaves(shape: tuple[int, int, int], dtype: torch.dtype, device: str) ->
 
 def make_case(shape: tuple[int, int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case, [N, D, F]: both passes read inputs, the second writes a gradient of each."""
-    leaves = make_leaves(shape, dtype, device)
-    upstream = torch.randn(shape[:2], generator=inputs.make_generator(1)).to(device, dtype)
-    count, each = sum(x.numel() for x in leaves), dtype.itemsize
+    kept = lowered.held(dtype)
+    leaves = make_leaves(shape, kept, device)
+    upstream = torch.randn(shape[:2], generator=inputs.make_generator(1)).to(device, kept)
+    count, each = sum(x.numel() for x in leaves), kept.itemsize
 
     def differentiate(y: Tensor, leaves: list[Tensor], grad: Tensor) -> Results:
         grads = torch.autograd.grad(y, leaves, grad)
@@ -95,5 +96,5 @@ def make_case(shape: tuple[int, int, int], dtype: torch.dtype, device: str = "cp
         bytes_read=(2 * count + upstream.numel()) * each,
         bytes_written=(count + upstream.numel()) * each,
         truth=truth,
-        providers=race(ours, plain, call, device),
+        providers=race(*lowered.pair(ours, plain, dtype), call, device),
     )

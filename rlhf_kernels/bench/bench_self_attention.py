@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
 
 import rlhf_kernels as rk
-from rlhf_kernels.bench import inputs
+from rlhf_kernels.bench import inputs, lowered
 from rlhf_kernels.bench.cases import Case, Results, Settings, make_again
 from rlhf_kernels.bench.providers import Function, race
 from rlhf_kernels.reference.self_attention import self_attention as reference
@@ -17,9 +17,9 @@ from rlhf_kernels.reference.self_attention import self_attention as reference
 NAMES = ("hidden", "norm_weight", "norm_bias", "in_weight", "in_bias", "out_weight", "out_bias")
 
 
-def ours(*leaves: Tensor, heads: int) -> Tensor:
+def ours(*leaves: Tensor, heads: int, bf16: bool = False) -> Tensor:
     """Call the op."""
-    return rk.self_attention(*leaves, heads=heads)
+    return rk.self_attention(*leaves, heads=heads, bf16=bf16)
 
 
 def plain(
@@ -52,7 +52,7 @@ def make_cases(settings: Settings) -> Iterator[Case]:
         length, size = settings.shape
         shapes = [(2, length, 16, size)]  # 16 heads: the kernel takes features of any size
     for shape in shapes:
-        for dtype in settings.pick_dtypes(torch.float32):
+        for dtype in settings.pick_dtypes(torch.float32, torch.bfloat16):
             yield make_again(make_case, shape, dtype, settings.device)
 
 
@@ -74,9 +74,10 @@ def make_leaves(shape: tuple[int, int, int], dtype: torch.dtype, device: str) ->
 def make_case(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str = "cpu") -> Case:
     """Build one case, [B, L, H, D / H]: as feed_forward's; what is kept between counts for none."""
     batch, length, heads, size = shape
-    leaves = make_leaves((batch, length, heads * size), dtype, device)
-    upstream = torch.randn(leaves[0].shape, generator=inputs.make_generator(1)).to(device, dtype)
-    count, each = sum(x.numel() for x in leaves), dtype.itemsize
+    kept = lowered.held(dtype)
+    leaves = make_leaves((batch, length, heads * size), kept, device)
+    upstream = torch.randn(leaves[0].shape, generator=inputs.make_generator(1)).to(device, kept)
+    count, each = sum(x.numel() for x in leaves), kept.itemsize
 
     def differentiate(y: Tensor, leaves: list[Tensor], grad: Tensor) -> Results:
         grads = torch.autograd.grad(y, leaves, grad)
@@ -99,5 +100,5 @@ def make_case(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str 
         bytes_read=(2 * count + upstream.numel()) * each,
         bytes_written=(count + upstream.numel()) * each,
         truth=truth,
-        providers=race(ours, plain, call, device),
+        providers=race(*lowered.pair(ours, plain, dtype), call, device),
     )

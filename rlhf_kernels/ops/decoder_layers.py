@@ -118,6 +118,7 @@ def _differentiable(
         not sound
         or any(x.ndim != 2 for x in matrices)
         or len(dtypes) > 1
+        or (numbers[-1] and hidden.dtype != torch.float32)
         or not has_kernel(hidden, weights[8])
     ):
         with torch.no_grad():  # which says what is wrong

@@ -98,7 +98,7 @@ def ppo(job: Job, measure: Measure) -> dict[str, Any]:
     prompts = [r["prompt_ids"] for r in read_lines(Path(job["data"]) / "prompts.jsonl")]
     iterations = config["episodes"] // config["batch"]
     steps = iterations * config["inner_epochs"] * (config["batch"] // config["minibatch"])
-    plan = {"name": "linear" if config["anneal"] else "constant", "floor": 0.0}
+    plan = {"name": "linear" if config["anneal"] else "constant", "floor": 0.0, "warmup": 0}
     trained = []
     for model, lr in ((models.policy, config["lr"]), (models.value, config["value"]["lr"])):
         optimizer = make_optimizer(model, lr, config["optimizer"])

@@ -62,15 +62,21 @@ def make_optimizer(model: nn.Module, lr: float, config: dict[str, Any]) -> torch
 def make_schedule(
     optimizer: torch.optim.Optimizer, config: dict[str, Any], total: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Cosine, linear or constant, from 1 to `floor` of the peak rate; no warmup."""
-    floor = config["floor"]
+    """Rise over `warmup` steps; then cosine, linear or constant, from 1 to `floor` of the peak."""
+    floor, warmup = config["floor"], config["warmup"]
     shapes = {
         "cosine": lambda x: floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * x)),
         "linear": lambda x: 1 - (1 - floor) * x,
         "constant": lambda x: 1.0,
     }
-    shape = shapes[config["name"]]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: shape(min(1.0, step / total)))
+    shape, after = shapes[config["name"]], max(1, total - warmup)
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (1 + (warmup - 1) * step / warmup) / warmup
+        return shape(min(1.0, (step - warmup) / after))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
 
 def update(model: nn.Module, optimizer: Any, schedule: Any, clip: float | None) -> None:
@@ -225,6 +231,7 @@ def rate_settings(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "learning rate": config["lr"],
         "schedule": f"{schedule['name']} to {schedule['floor']:g}",
+        "warmup steps": schedule["warmup"],
         **optimizer_settings(config["optimizer"]),
     }
 

@@ -10,12 +10,12 @@ RUN = ("precision", "threads", "order of examples", "padding in the softmax")
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "sft": (
-        "examples", "batch", "optimizer steps", "learning rate", "schedule", *OPTIMIZER,
-        "loss on", "dropout", "head", *RUN,
+        "examples", "batch", "optimizer steps", "learning rate", "schedule", "warmup steps",
+        *OPTIMIZER, "loss on", "dropout", "head", *RUN,
     ),
     "reward": (
         "prompts", "pairs", "pairs a step", "optimizer steps", "learning rate", "schedule",
-        *OPTIMIZER, "ties", "new head", "scores centred", *RUN,
+        "warmup steps", *OPTIMIZER, "ties", "new head", "scores centred", *RUN,
     ),
     "ppo": (
         "episodes", "batch", "optimizer steps", "learning rate", "value learning rate", "schedule",

@@ -68,6 +68,7 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
         "adam_epsilon": optimizer["eps"],
         "weight_decay": optimizer["weight_decay"],
         "max_grad_norm": optimizer["clip_norm"] or 0.0,
+        "warmup_steps": schedule["warmup"],
         **rate,
     }
 
@@ -78,6 +79,7 @@ def rate_settings(args: Any, floor: float) -> dict[str, Any]:
     return {
         "learning rate": args.learning_rate,
         "schedule": f"{name.removesuffix('_with_min_lr')} to {floor:g}",
+        "warmup steps": args.warmup_steps,
         "betas": [args.adam_beta1, args.adam_beta2],
         "epsilon": args.adam_epsilon,
         "weight decay": args.weight_decay,

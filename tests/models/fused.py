@@ -1,4 +1,4 @@
-"""A GPT-2 with and without its layers' kernels, and which of them were called."""
+"""A GPT-2 with and without its layers' kernels, which of them were called, in two precisions."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from toolkit.models.load import set_residual_dropout
 
 IDS = torch.arange(44).view(4, 11) % 12
 HALVES = ["self_attention", "feed_forward"]
+_LOWERED = 0.03  # of the norm
 
 
 def make(fused=True, architecture="gpt2", **changes):
@@ -28,10 +29,33 @@ def make(fused=True, architecture="gpt2", **changes):
     return model
 
 
+def lowered():
+    """Whether products are in bf16."""
+    return torch.is_autocast_enabled("cpu")
+
+
+def count_as_amx(monkeypatch):
+    """Have this machine's instruction set be one with matrix units; kernels compute with any."""
+    monkeypatch.setattr(layers, "_BF16_SETS", (layers.rk.current_isa(),))
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def either(request, monkeypatch):
+    """The test runs in fp32, and in bf16 under autocast as if there were matrix units."""
+    count_as_amx(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=request.param == "bf16"):
+        yield
+
+
+def take_from(monkeypatch, rows):
+    """Have the kernels take so many rows in fp32."""
+    monkeypatch.setattr(layers, "_ROWS", rows)
+
+
 @pytest.fixture
 def taken(monkeypatch):
     """Names of the kernels called, in order; they take few rows too."""
-    monkeypatch.setattr(layers, "_ROWS", ((1 << 20, 1),))
+    take_from(monkeypatch, ((1 << 20, 1),))
     called = []
 
     def count(name):
@@ -39,6 +63,7 @@ def taken(monkeypatch):
 
         def counted(hidden, *weights, **settings):
             called.append(name)
+            assert settings["bf16"] is lowered()
             return kernel(hidden, *weights, **settings)
 
         monkeypatch.setattr(layers.rk, name, counted)
@@ -58,6 +83,18 @@ def passes(model, **given):
 
 def same_passes(ours, plain, **given):
     (hidden, grads), (wanted, wanted_grads) = passes(ours, **given), passes(plain, **given)
-    torch.testing.assert_close(hidden, wanted, rtol=1e-4, atol=1e-5)
+    close(hidden, wanted)
     for grad, want in zip(grads, wanted_grads, strict=True):
-        assert (grad - want).abs().max() <= 1e-4 * want.abs().max()
+        if lowered():
+            close(grad, want)
+        else:
+            assert (grad - want).abs().max() <= 1e-4 * want.abs().max()
+
+
+def close(ours, wanted):
+    """Assert that numbers are the same; in bf16 where the two ways round differs, by a little."""
+    if lowered():
+        assert ours.shape == wanted.shape
+        assert (ours - wanted).float().norm() <= _LOWERED * wanted.float().norm()
+    else:
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)

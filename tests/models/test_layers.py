@@ -8,7 +8,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from tests.models.fused import HALVES, IDS, make, passes, same_passes, taken
+from tests.models.fused import (
+    HALVES,
+    IDS,
+    close,
+    either,
+    make,
+    passes,
+    same_passes,
+    take_from,
+    taken,
+)
 from tests.tiny import tiny_model, tiny_text
 from toolkit.models import layers
 from toolkit.models.last_layer import find_last_layer, read_trunk
@@ -18,9 +28,12 @@ from toolkit.models.save import save_model
 from toolkit.models.trunk import FusedTrunk
 from toolkit.training.random import Stream
 
-__all__ = ["taken"]
+__all__ = ["either", "taken"]
+
+IN_BOTH = pytest.mark.usefixtures("either")
 
 
+@IN_BOTH
 @pytest.mark.parametrize("width", [48, 128])
 def test_both_passes_are_those_of_the_layers_written_out(taken, width):
     changes = {"n_embd": width, "n_head": 4 if width == 128 else 3}
@@ -34,6 +47,7 @@ def test_another_layer_would_be_seen():
         same_passes(make(), make(fused=False, activation_function="gelu"))
 
 
+@IN_BOTH
 @pytest.mark.parametrize(
     "changes",
     [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True},
@@ -46,6 +60,7 @@ def test_a_config_of_another_kind_keeps_its_meaning(taken, changes):
         same_passes(make(**changes), make(fused=False))
 
 
+@IN_BOTH
 def test_the_last_layer_feeds_what_is_read(taken, monkeypatch):
     model = make()
     last = find_last_layer(model)
@@ -62,7 +77,7 @@ def test_the_last_layer_feeds_what_is_read(taken, monkeypatch):
     assert seen[0] is None
     assert torch.equal(seen[1], rows)
     plain = make(fused=False).base_model(IDS)[0].flatten(0, 1)
-    torch.testing.assert_close(hidden[rows], plain[rows], rtol=1e-4, atol=1e-5)
+    close(hidden[rows], plain[rows])
 
 
 def test_few_rows_are_torchs_and_fewer_of_a_small_layer(taken, monkeypatch):
@@ -73,7 +88,7 @@ def test_few_rows_are_torchs_and_fewer_of_a_small_layer(taken, monkeypatch):
         (((size - 1, 1),), ["self_attention"] * 2),
         (((size - 1, 45), (size, 44)), HALVES * 2),
     ):
-        monkeypatch.setattr(layers, "_ROWS", rows)
+        take_from(monkeypatch, rows)
         taken.clear()
         passes(model)
         assert taken == expected

@@ -8,14 +8,26 @@ import torch
 from transformers import DynamicCache
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
-from tests.models.fused import HALVES, IDS, make, passes, same_passes, taken
-from tests.models.trunks import ALL, close, fused, hidden_of, read
+from tests.models.fused import (
+    HALVES,
+    IDS,
+    either,
+    lowered,
+    make,
+    passes,
+    same_passes,
+    take_from,
+    taken,
+)
+from tests.models.trunks import ALL, close, copied, fused, hidden_of, read
 from toolkit.models import layers, trunk, whole_pass
 from toolkit.models.cache import make_cache
 from toolkit.models.last_layer import find_last_layer, read_trunk
 from toolkit.models.trunk import FusedTrunk, lay_out
 
-__all__ = ["read", "taken"]
+__all__ = ["either", "read", "taken"]
+
+pytestmark = pytest.mark.usefixtures("either")
 
 
 def test_a_pass_without_a_gradient_is_one_kernel(read):
@@ -43,14 +55,16 @@ def test_it_gives_the_bits_of_the_halves_with_a_gradient_and_without(read):
 
 
 def test_few_rows_of_a_large_layer_are_torchs_with_a_gradient(read, monkeypatch):
+    if lowered():
+        pytest.skip("in bf16 rows do not count")
     model, size = fused(n_inner=192), 48 * 192
     for rows, expected in ((((size, 44),), ALL), (((size, 45),), [])):
-        monkeypatch.setattr(layers, "_ROWS", rows)
+        take_from(monkeypatch, rows)
         read.clear()
         passes(model)
         assert read == expected
     last = find_last_layer(model)
-    monkeypatch.setattr(layers, "_ROWS", ((size, 21),))
+    take_from(monkeypatch, ((size, 21),))
     for count, expected in ((21, ALL), (20, [*HALVES, "self_attention"])):
         read.clear()
         read_trunk(model, last, IDS, torch.arange(count))
@@ -98,7 +112,7 @@ def tokens(model, ids, parts, mask=None, kind=None, keep=None):
 def test_token_by_token_with_a_cache(read, held):
     ours, plain = fused(), make(fused=False)
     whole = plain(IDS).logits
-    with lay_out(ours) if held else torch.no_grad():
+    with copied(ours) if held else torch.no_grad():
         found = tokens(ours, IDS, [6, 1, 1, 1, 1, 1])
     assert read == ALL * 6
     close(torch.cat(found, 1), whole)
@@ -138,7 +152,7 @@ def test_what_a_cache_of_another_kind_is_asked_for_is_torchs(read):
 def test_copies_are_read_while_they_are_held_and_no_longer(read):
     model = fused()
     before = hidden_of(model)
-    with lay_out(model):
+    with copied(model):
         assert torch.equal(hidden_of(model), before)
         for weight in model.transformer.h[0].parameters():
             if weight.ndim == 2:
@@ -146,39 +160,29 @@ def test_copies_are_read_while_they_are_held_and_no_longer(read):
         assert torch.equal(hidden_of(model), before)
     assert model.transformer.copies is None
     assert not torch.equal(hidden_of(model), before)
-    with pytest.raises(KeyError), lay_out(model):
+    with pytest.raises(KeyError), copied(model):
         raise KeyError
     assert model.transformer.copies is None
 
 
-def test_under_autocast_rounded_copies_are_read(read):
-    """What is left of the error is that of activations, which the kernel does not round."""
-    model, plain = fused(), make(fused=False)
-    exact = hidden_of(plain.double()).float()
-    errors = {}
-    with torch.autocast("cpu", torch.bfloat16):
-        errors["torch"] = (hidden_of(make(fused=False)) - exact).norm()
-        with lay_out(model, rounded=True):
-            found = hidden_of(model)
-    assert read == ALL
-    with torch.no_grad():
-        for weight in model.transformer.h.parameters():
-            if weight.ndim == 2:
-                weight.copy_(weight.bfloat16())
-    assert torch.equal(found, hidden_of(model))
-    assert 1e-3 * exact.norm() < (found - exact).norm() < errors["torch"]
+def test_a_gradient_is_of_the_weights_while_copies_are_held(read):
+    model = fused()
+    with copied(model):
+        found = passes(model)
+    assert read == HALVES * 2
+    assert all(map(torch.equal, found[1], passes(model)[1]))
 
 
 def test_copies_within_copies_and_after_an_error(monkeypatch):
     model = fused()
-    with lay_out(model, rounded=True):
+    with lay_out(model, bf16=True):
         outer = model.transformer.copies
         with lay_out(model):
-            assert not model.transformer.copies.rounded
+            assert not model.transformer.copies.bf16
         assert model.transformer.copies is outer
     both, made = torch.nn.ModuleList([fused(), fused()]), []
 
-    def fail_at_the_second(weights):
+    def fail_at_the_second(weights, bf16):
         made.append(weights)
         if len(made) == 2:
             raise MemoryError
@@ -207,7 +211,7 @@ def test_what_is_read_at_once_depends_on_weights_rows_and_threads(read, monkeypa
     assert kernels(_MOST=numbers) == ALL
     assert kernels(_MANY_ROWS=45) == HALVES * 2
     assert kernels(_MOST=numbers - 1, _MANY_ROWS=44) == HALVES * 2
-    with lay_out(model):
+    with copied(model):
         assert kernels() == ALL
         assert kernels(threads=3, _ROWS_OF_A_THREAD=15) == HALVES * 2  # by layers.py
         assert kernels(threads=3, _ROWS_OF_A_THREAD=14) == ALL
@@ -225,6 +229,6 @@ def test_without_a_vector_unit_nothing_is_replaced(monkeypatch):
 
 def test_copies_keep_the_trunk():
     model = fused()
-    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert type(copied.transformer) is FusedTrunk
-        assert torch.equal(hidden_of(copied), hidden_of(model))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert type(other.transformer) is FusedTrunk
+        assert torch.equal(hidden_of(other), hidden_of(model))

@@ -4,13 +4,14 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.models.fused import IDS, make, same_passes, taken
-from tests.models.trunks import ALL, close, fused, hidden_of, read
+from tests.models.fused import HALVES, IDS, either, lowered, make, passes, same_passes, taken
+from tests.models.trunks import ALL, close, copied, fused, hidden_of, read
 from toolkit.models.cache import make_cache
 from toolkit.models.load import set_residual_dropout
-from toolkit.models.trunk import lay_out
 
-__all__ = ["read", "taken"]
+__all__ = ["either", "read", "taken"]
+
+pytestmark = pytest.mark.usefixtures("either")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_parts_that_are_something_else_are_called(read, block, place):
     for model in (fused(), make(fused=False)):
         other = Nothing() if place == "attn" else torch.nn.Identity()
         setattr(model.transformer.h[block], place, other)
-        with lay_out(model):
+        with copied(model):
             found.append(hidden_of(model))
     close(*found)
     assert "decoder_layers" not in read
@@ -191,16 +192,24 @@ def test_dropout_that_acts_is_torchs(read):
     assert read == ALL
 
 
-@pytest.mark.parametrize("change", [lambda m: m.bfloat16(), lambda m: m.double()])
-def test_other_precisions_are_torchs(read, change):
-    hidden_of(change(fused()))
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden_of(model := fused())
-        with lay_out(model):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_in_other_precisions_are_torchs(read, dtype):
+    model = fused().to(dtype)
+    if dtype == torch.float64 and lowered():
+        with pytest.raises(RuntimeError, match="same dtype"):  # autocast casts no float64
             hidden_of(model)
-    with lay_out(model, rounded=True):
+    else:
         hidden_of(model)
     assert "decoder_layers" not in read
+
+
+def test_activations_that_are_computed_again_are_the_halves(read):
+    model, grads = fused().train(), []
+    for _ in range(2):
+        grads.append(passes(model)[1])
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    assert read == [*ALL, *HALVES * 4]
+    assert all(map(torch.equal, *grads))
 
 
 def test_another_way_to_attend_is_torchs(read):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from tests.models.fused import IDS, make, taken
+from tests.models.fused import IDS, close, lowered, make, taken
 from toolkit.models import trunk
-from toolkit.models.trunk import fuse_trunk
+from toolkit.models.trunk import fuse_trunk, lay_out
 
-__all__ = ["taken"]
+__all__ = ["close", "taken"]
 
 ALL = ["decoder_layers"]
 
@@ -25,6 +25,7 @@ def read(taken, monkeypatch):
 
     def counted(hidden, *weights, **settings):
         taken.append("decoder_layers")
+        assert settings["bf16"] is lowered()
         return kernel(hidden, *weights, **settings)
 
     monkeypatch.setattr(trunk.rk, "decoder_layers", counted)
@@ -36,5 +37,6 @@ def hidden_of(model, ids=IDS, **given):
         return model.base_model(ids, **{"use_cache": False} | given)[0]
 
 
-def close(ours, wanted):
-    torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+def copied(model):
+    """Hold copies of its weights in the precision of now."""
+    return lay_out(model, bf16=lowered())

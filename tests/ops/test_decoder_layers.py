@@ -55,23 +55,29 @@ def lay(layers, how):
     return [how([None, *layer])[1:] for layer in layers]
 
 
-def torchs(hidden, layers, *, heads, scale=None, eps=1e-5, cache=(), used=0, rows=None):
+def affine(x, weight, bias):
+    return linear(x, weight.T, bias)
+
+
+def torchs(
+    hidden, layers, *, heads, scale=None, eps=1e-5, cache=(), used=0, rows=None, affine=affine
+):
     """The same from torch's own operators; a cache is read alone."""
     x = hidden
     for place, layer in enumerate(layers):
         norm_weight, norm_bias, in_weight, in_bias, out_weight, out_bias = layer[:6]
         normalized = layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
-        states = linear(normalized, in_weight.T, in_bias).chunk(3, dim=-1)
+        states = affine(normalized, in_weight, in_bias).chunk(3, dim=-1)
         query, *parts = (y.unflatten(-1, (heads, -1)).transpose(1, 2) for y in states)
         if used:
             held = (y[:, :, :used] for y in cache[place])
             parts = [torch.cat(pair, 2) for pair in zip(held, parts, strict=True)]
         attended = scaled_dot_product_attention(query, *parts, is_causal=not used, scale=scale)
-        x = x + linear(attended.transpose(1, 2).flatten(2), out_weight.T, out_bias)
+        x = x + affine(attended.transpose(1, 2).flatten(2), out_weight, out_bias)
         norm_weight, norm_bias, up_weight, up_bias, down_weight, down_bias = layer[6:]
         normalized = layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
-        inner = gelu(linear(normalized, up_weight.T, up_bias), approximate="tanh")
-        fed = x + linear(inner, down_weight.T, down_bias)
+        inner = gelu(affine(normalized, up_weight, up_bias), approximate="tanh")
+        fed = x + affine(inner, down_weight, down_bias)
         if rows is not None and place == len(layers) - 1:
             x = x.flatten(0, 1).index_copy(0, rows, fed.flatten(0, 1)[rows]).view_as(x)
         else:
@@ -85,7 +91,7 @@ def chain(hidden, layers, heads, *, scale=None, eps=1e-5, rows=None):
     kept = []
     for place, layer in enumerate(layers):
         fed = rows if place == len(layers) - 1 else None
-        hidden, states, _ = ops.self_attention(hidden, *layer[:6], heads, factor, eps)
+        hidden, states, _ = ops.self_attention(hidden, *layer[:6], heads, factor, eps, False)
         hidden = rk.feed_forward(hidden, *layer[6:], eps=eps, rows=fed)
         kept.append(states)
     return hidden, kept

@@ -29,7 +29,7 @@ def make_step(used=5, room=9, dtype=torch.float32):
 def arguments(hidden, layers, cache=(), rows=None, starts=None, used=0):
     """What the op itself takes."""
     keys, values = ([pair[part] for pair in cache] for part in (0, 1))
-    return hidden, flat(layers), keys, values, rows, starts, used, 4, 0.3, 1e-5
+    return hidden, flat(layers), keys, values, rows, starts, used, 4, 0.3, 1e-5, False
 
 
 @pytest.mark.parametrize("place", range(12))

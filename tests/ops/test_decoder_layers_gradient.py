@@ -171,9 +171,9 @@ def test_the_operators_themselves_refuse_a_gradient_by_what_is_listed(name):
     places = (None, None, 0) if caches else (None,)
     call = getattr(ops, name)
     with pytest.raises(RuntimeError, match="has no derivative by what is listed"):
-        call(hidden, weights, *caches, *places, 2, 0.3, 1e-5)
+        call(hidden, weights, *caches, *places, 2, 0.3, 1e-5, False)
     with torch.no_grad():
-        call(hidden, weights, *caches, *places, 2, 0.3, 1e-5)
+        call(hidden, weights, *caches, *places, 2, 0.3, 1e-5, False)
 
 
 def test_nothing_of_size_l_squared_is_kept():
@@ -187,7 +187,7 @@ def test_nothing_of_size_l_squared_is_kept():
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
 def test_opcheck(rows):
     hidden, layers = make_model(2, 3, 16, (16, 32), torch.float64)
-    weights, numbers = [x for own in layers for x in own], (rows, 2, 0.3, 1e-5)
+    weights, numbers = [x for own in layers for x in own], (rows, 2, 0.3, 1e-5, False)
     kept = ops.decoder_layers_kept(hidden, weights, *numbers)
     assert len(kept) == 10
     torch.library.opcheck(ops.decoder_layers_kept.default, (hidden, weights, *numbers))

@@ -67,8 +67,8 @@ def test_rows_that_are_not_dense_equal_dense_ones():
 
 
 def test_the_gradients_own_arguments_are_refused_by_name():
-    inputs, upstream = make_layer(5, 32, 48)
-    inner = ops.feed_forward(inputs[0], None, *inputs[1:], 1e-5)[1]
+    (inputs, upstream), numbers = make_layer(5, 32, 48), (1e-5, False)
+    inner = ops.feed_forward(inputs[0], None, *inputs[1:], *numbers)[1]
     for name, given in {
         "'grad_out' must have the dtype": (upstream.double(), inner),
         "'grad_out' must have the shape": (upstream[1:], inner),
@@ -76,7 +76,7 @@ def test_the_gradients_own_arguments_are_refused_by_name():
         "argument 'inner' must": (upstream, inner.double()),
     }.items():
         with pytest.raises(ValueError, match=name):
-            ops.feed_forward_backward(*given, inputs[0], None, *inputs[1:], 1e-5)
+            ops.feed_forward_backward(*given, inputs[0], None, *inputs[1:], *numbers)
 
 
 def refuse(*arguments):
@@ -115,19 +115,19 @@ def test_widths_that_are_no_multiple_of_16_are_torchs(monkeypatch, width, inner,
 def test_opcheck(chosen):
     (hidden, *weights), upstream = make_layer(7, 16, 64, torch.float64)
     rows = torch.tensor([5, 0]) if chosen else None
-    inner = ops.feed_forward(hidden, rows, *weights, 1e-5)[1]
-    backward = (upstream, inner, hidden, rows, *weights, 1e-5)
+    inner = ops.feed_forward(hidden, rows, *weights, 1e-5, False)[1]
+    backward = (upstream, inner, hidden, rows, *weights, 1e-5, False)
     torch.library.opcheck(ops.feed_forward_backward.default, backward)
     leaves = [x.requires_grad_() for x in (hidden, *weights)]
-    torch.library.opcheck(ops.feed_forward.default, (leaves[0], rows, *leaves[1:], 1e-5))
+    torch.library.opcheck(ops.feed_forward.default, (leaves[0], rows, *leaves[1:], 1e-5, False))
 
 
 def test_opcheck_of_weights_that_lie_turned():
     inputs, upstream = make_layer(7, 16, 64, torch.float64)
     hidden, *weights = turned(inputs)
-    inner = ops.feed_forward(hidden, None, *weights, 1e-5)[1]
+    inner = ops.feed_forward(hidden, None, *weights, 1e-5, False)[1]
     torch.library.opcheck(
-        ops.feed_forward_backward.default, (upstream, inner, hidden, None, *weights, 1e-5)
+        ops.feed_forward_backward.default, (upstream, inner, hidden, None, *weights, 1e-5, False)
     )
 
 

@@ -58,7 +58,7 @@ def test_a_wrong_number_is_refused_by_name(settings, problem):
 
 def test_the_gradients_own_arguments_are_refused_by_name():
     inputs, upstream = make_layer(2, 5, 32)
-    numbers = (2, 0.25, 1e-5)
+    numbers = (2, 0.25, 1e-5, False)
     _, states, attended = ops.self_attention(*inputs, *numbers)
     for match, given in {
         "'grad_out' must have the dtype": (upstream.double(), states, attended),
@@ -108,7 +108,7 @@ def test_widths_that_are_no_multiple_of_16_are_torchs(monkeypatch, width, heads)
 @pytest.mark.parametrize("lay", [list, turned])
 def test_opcheck(lay):
     inputs, upstream = make_layer(2, 7, 16, torch.float64)
-    inputs, numbers = lay(inputs), (2, 0.3, 1e-5)
+    inputs, numbers = lay(inputs), (2, 0.3, 1e-5, False)
     _, states, attended = ops.self_attention(*inputs, *numbers)
     backward = (upstream, states, attended, *inputs, *numbers)
     torch.library.opcheck(ops.self_attention_backward.default, backward)

@@ -30,11 +30,14 @@ from toolkit.models.last_layer import LastLayer
 #: and .97; 2048 of 384 .90 and .94, 704 1.05 and .93; 1024 of 768 1.11 and 1.08. Forward alone, 128
 #: rows of 128 .64 and .81, of 256 .96 and 1.20, of 384 1.15 and 1.36.
 _ROWS = ((1 << 16, 64), (1 << 18, 512), (1 << 20, 1024))
-#: The same in bf16 with matrix units, against autocast, feed-forward and attention: 32 rows of 128
-#: .63 and .42; 256 of 256 .86 and .60, 64 1.19 and .74; 512 of 384 .85 and .74, 128 1.57 and 1.13;
-#: 1024 of 768 .83 and .76, 256 .94 and 1.01.
-_BF16_ROWS = ((1 << 16, 32), (1 << 18, 256), (1 << 20, 512), (1 << 22, 1024))
-#: Instruction sets with which they are. 6 layers of 384, 16 x 127 tokens, no gradient: amx 60 ms,
+#: In bf16 with matrix units they are taken whatever the rows, up to so many numbers: log-probs of a
+#: batch are compared with those of its minibatches, and another rounding shows in their ratio (6
+#: layers of 384: .005 with new weights, .02 with weights times 4; the limit is .01). Against
+#: autocast, feed-forward and attention: 32 rows of 128 .63 and .42; 256 of 256 .86 and .60; 512 of
+#: 384 .85 and .74, 128 1.57 and 1.13; 1024 of 768 .83 and .76, 256 .94 and 1.01, 128 1.58 and 1.89;
+#: 1024 of 1024 .96 and .82.
+_BF16_MOST = 1 << 22
+#: Instruction sets with such units. 6 layers of 384, 16 x 127 tokens, no gradient: amx 60 ms,
 #: avx512bf16 341, fp32 232.
 _BF16_SETS = ("amx",)
 
@@ -90,7 +93,9 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
             hidden_states = attended + hidden_states
         last = LastLayer.of(self.mlp)
         rows = None if last is None else last.rows
-        if self._feeds(hidden_states, rows):
+        # an answer's tokens share torch's casts of the weights, and would not share the kernel's
+        shared = past_key_values is not None and bool(in_bf16())
+        if not shared and self._feeds(hidden_states, rows):
             return self._feed(hidden_states, rows)
         fed: Tensor = hidden_states + self.mlp(self.ln_2(hidden_states))
         return fed
@@ -171,6 +176,7 @@ def _is_taken(hidden: Tensor, rows: int, norm: torch.nn.LayerNorm, conv: Conv1D)
         and hidden.device.type == weight.device.type == "cpu"
         and hidden.dtype == weight.dtype == torch.float32
         and norm.bias is not None
+        and not (bf16 and (hidden.shape[-1] % 16 or weight.shape[-1] % 16))
         and are_many(rows, weight.numel(), bf16=bf16)
     )
 
@@ -179,14 +185,17 @@ def in_bf16() -> bool | None:
     """Say whether the kernels are to multiply in bf16; None where torch is to compute."""
     if not torch.is_autocast_enabled("cpu"):
         return False
+    if torch.compiler.is_compiling():
+        return None  # which cannot look at the processor
     asked = torch.get_autocast_dtype("cpu") == torch.bfloat16
     return True if asked and rk.current_isa() in _BF16_SETS else None
 
 
 def are_many(rows: int, numbers: int, *, bf16: bool) -> bool:
     """Say whether a half's kernel is the faster with so many rows and numbers in its weight."""
-    limits = _BF16_ROWS if bf16 else _ROWS
-    return any(numbers <= most and rows >= least for most, least in limits)
+    if bf16:
+        return numbers <= _BF16_MOST
+    return any(numbers <= most and rows >= least for most, least in _ROWS)
 
 
 def _weights(*parts: Any) -> tuple[Any, ...]:

@@ -131,6 +131,8 @@ def plan_pass(
         taken = plain and _are_many(weights, ids, rows, bf16=bf16)
     else:
         taken = _is_worth_it(weights, ids, copies is not None)
+        if bf16 and copies is None:  # as with a gradient, to the bits
+            taken = taken and _are_many(weights, ids, rows, bf16=True)
     if not taken or (rows is not None and not bool((rows[1:] > rows[:-1]).all())):
         return None
     if copies is not None:
