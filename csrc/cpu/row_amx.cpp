@@ -67,12 +67,14 @@ inline void bring_back(const Block& b, const Block& whole) {
 }
 
 // Tiles are named by numbers in the instructions, hence the macros.
-#define RLHF_BEGIN(tile, i, j)                                                             \
-  if (b.start == nullptr) {                                                                \
-    _tile_zero(tile);                                                                      \
-  } else {                                                                                 \
-    _tile_loadd(tile, b.start + (i) * kTile * b.start_row + (j) * kTile, b.start_row * 4); \
-  }
+#define RLHF_BEGIN(tile, i, j)                                                               \
+  do {                                                                                       \
+    if (b.start == nullptr) {                                                                \
+      _tile_zero(tile);                                                                      \
+    } else {                                                                                 \
+      _tile_loadd(tile, b.start + (i) * kTile * b.start_row + (j) * kTile, b.start_row * 4); \
+    }                                                                                        \
+  } while (false)
 #define RLHF_END(tile, i, j) \
   _tile_stored(tile, b.out + (i) * kTile * b.out_row + (j) * kTile, b.out_row * 4)
 
@@ -87,9 +89,11 @@ constexpr int64_t kStep = kPairDepth * kPanelColumns;  // numbers of a panel tha
 
 // 32 rows by 32 columns.
 __attribute__((noinline)) void multiply_square(const Block& b) {
-  RLHF_BEGIN(0, 0, 0)
-  RLHF_BEGIN(1, 0, 1) RLHF_BEGIN(2, 1, 0) RLHF_BEGIN(3, 1, 1) const uint16_t *left = b.left,
-                                                                             *right = b.right;
+  RLHF_BEGIN(0, 0, 0);
+  RLHF_BEGIN(1, 0, 1);
+  RLHF_BEGIN(2, 1, 0);
+  RLHF_BEGIN(3, 1, 1);
+  const uint16_t *left = b.left, *right = b.right;
   for (int64_t k = 0; k < b.depth; k += kPairDepth, left += b.left_step, right += kStep) {
     for (int64_t row = 0; row < kTile; ++row) {
       prefetch(right, kStep + row * 2 * kPanelColumns);
@@ -113,13 +117,13 @@ __attribute__((noinline)) void multiply_square(const Block& b) {
 // 16 rows by 64 columns. The panel's next steps are asked for: with few rows they come from afar.
 __attribute__((noinline)) void multiply_wide(const Block& b) {
   constexpr int64_t kAhead = 2 * kStep;
-  RLHF_BEGIN(0, 0, 0)
-  RLHF_BEGIN(1, 0, 1) RLHF_BEGIN(2, 0, 2) RLHF_BEGIN(3, 0, 3) const uint16_t *left = b.left,
-                                                                             *right = b.right;
+  RLHF_BEGIN(0, 0, 0);
+  RLHF_BEGIN(1, 0, 1);
+  RLHF_BEGIN(2, 0, 2);
+  RLHF_BEGIN(3, 0, 3);
+  const uint16_t *left = b.left, *right = b.right;
   for (int64_t k = 0; k < b.depth; k += kPairDepth, left += b.left_step, right += kStep) {
-    for (int64_t ahead = kAhead; ahead < kAhead + kStep; ahead += 32) {
-      prefetch(right, ahead);
-    }
+    for (int64_t ahead = kAhead; ahead < kAhead + kStep; ahead += 32) prefetch(right, ahead);
     _tile_loadd(4, left, b.left_row * 2);
     _tile_loadd(5, right, kRightBytes);
     _tile_loadd(6, right + 2 * kTile, kRightBytes);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -114,6 +115,27 @@ void on_threads(int count, const Body& body) {
   (void)count;
   body();
 #endif
+}
+
+// Results and gradients of a half whose products are in bfloat16: as near as their factors, and of
+// the same bits however matrices lie and whatever the threads.
+template <typename Narrow, typename Wide, typename... Sizes>
+void check_lowered(Sizes... sizes) {
+  Narrow a(sizes...), turned(sizes..., true);
+  Wide wide(sizes...);
+  a.lowered = turned.lowered = true;
+  on_threads(1, [&] { a.both(); });
+  on_threads(3, [&] { turned.both(); });
+  wide.both();
+  const auto found = a.results();
+  const auto truth = wide.results();
+  check_relative(found, truth, 5e-2);
+  CHECK(found == turned.results());
+  double furthest = 0;
+  for (size_t i = 0; i < truth[0].size(); ++i) {
+    furthest = std::max(furthest, std::fabs(found[0][i] - truth[0][i]));
+  }
+  CHECK(furthest > 1e-3);  // so they were rounded
 }
 
 }  // namespace rlhf::test

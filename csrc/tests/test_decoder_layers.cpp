@@ -64,7 +64,7 @@ void check_results() {
 }
 
 // Products in bfloat16 are as near as their factors, and have the same bits however matrices lie.
-void check_lowered() {
+void check_rounded() {
   for (Shape shape : {Shape{2, 7, 48, 80, 4}, Shape{5, 1, 16, 16, 1}, Shape{3, 33, 80, 208, 5}}) {
     const Model<float> plain(shape);
     shape.lowered = true;
@@ -255,7 +255,7 @@ int main() {
   check_refusals();
   check_weight_refusals();
   check_cache_refusals();
-  on_every_isa_of_pairs(check_lowered);
+  on_every_isa_of_pairs(check_rounded);
   on_every_isa([] {
     check_results();
     check_steps();

@@ -16,7 +16,7 @@ constexpr double kEps = 1e-3;
 template <typename T>
 struct Layer {
   int64_t rows, width, inner;
-  bool turned;
+  bool turned, lowered = false;
   std::vector<int64_t> chosen;  // empty: all rows
   std::vector<T> hidden, norm_weight, norm_bias, up, up_bias, down, down_bias, upstream;
   std::vector<T> laid_up, laid_down;
@@ -67,7 +67,7 @@ struct Layer {
                                       matrix_view(laid_down.data(), inner, width, turned),
                                       view_of(down_bias),
                                       kEps,
-                                      false};
+                                      lowered};
     if (!chosen.empty()) inputs.rows = view_of(chosen);
     return inputs;
   }
@@ -281,6 +281,7 @@ int main() {
   check_gradients(3, 16, 32, 1);
   check_gradients(50, 80, 112, 151);
   check_gradients(9, 16, 80, 7, {8, 2, 5});
+  on_every_isa_of_pairs([] { check_lowered<Layer<float>, Layer<double>>(150, 80, 208); });
   on_every_isa([] {
     check_results();
     check_narrow_gradients(7, 80, 48);

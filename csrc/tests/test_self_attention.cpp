@@ -16,7 +16,7 @@ constexpr double kEps = 1e-3, kScale = 0.7;
 template <typename T>
 struct Layer {
   int64_t batch, length, width, heads;
-  bool turned;
+  bool turned, lowered = false;
   std::vector<T> hidden, norm_weight, norm_bias, in, in_bias, out, out_bias, upstream;
   std::vector<T> laid_in, laid_out;
   Written<T> result, states, attended, grad_hidden, grad_norm_weight, grad_norm_bias;
@@ -67,7 +67,7 @@ struct Layer {
             heads,
             kScale,
             kEps,
-            false};
+            lowered};
   }
   void both() {
     rlhf::ops::self_attention(inputs(), view(result.data(), width), states_view(), attended_view());
@@ -278,6 +278,7 @@ int main() {
   check_refusals();
   check_gradients(2, 3, 16, 2, 1);
   check_gradients(2, 13, 80, 5, 211);
+  on_every_isa_of_pairs([] { check_lowered<Layer<float>, Layer<double>>(4, 37, 80, 5); });
   on_every_isa([] {
     check_results();
     check_narrow_gradients(3, 7, 80, 5);
