@@ -58,6 +58,8 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
             "lr_scheduler_type": "cosine_with_min_lr",
             "lr_scheduler_kwargs": {"min_lr_rate": schedule["floor"]},
         }
+    elif schedule["name"] == "constant" and schedule["warmup"]:
+        rate = {"lr_scheduler_type": "constant_with_warmup"}
     else:
         rate = {"lr_scheduler_type": schedule["name"]}
     return {
@@ -76,9 +78,10 @@ def trained(config: dict[str, Any]) -> dict[str, Any]:
 def rate_settings(args: Any, floor: float) -> dict[str, Any]:
     """Learning rate, schedule and AdamW, for the table, as the trainer has them."""
     name = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    name = name.removesuffix("_with_min_lr").removesuffix("_with_warmup")
     return {
         "learning rate": args.learning_rate,
-        "schedule": f"{name.removesuffix('_with_min_lr')} to {floor:g}",
+        "schedule": f"{name} to {floor:g}",
         "warmup steps": args.warmup_steps,
         "betas": [args.adam_beta1, args.adam_beta2],
         "epsilon": args.adam_epsilon,

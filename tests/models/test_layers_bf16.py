@@ -237,3 +237,18 @@ def test_sampling_and_both_passes_agree_on_log_probs(read, amx, precision, monke
     assert (learned - again.sum(1)).abs().max() <= 1e-4
     exact = Policy(policy.model, text.vocab, Hardware()).logprobs(batch)[0]
     assert ((again - exact).abs().max() > 5e-4) == (precision == "bf16")
+
+
+@pytest.mark.parametrize("half", ["attn", "mlp"])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_part_in_another_precision_leaves_its_half_to_torch(half, name, taken, amx):
+    """Autocast casts it, whatever it is in."""
+    ours, plain = make(), make(fused=False)
+    for model in (ours, plain):
+        for block in model.transformer.h:
+            part = getattr(block, half).c_proj
+            setattr(part, name, torch.nn.Parameter(getattr(part, name).detach().bfloat16()))
+    with autocast():
+        found, wanted = hidden_of(ours), hidden_of(plain)
+    assert taken == [{"attn": "feed_forward", "mlp": "self_attention"}[half]] * 2
+    assert error(found, wanted) < 1e-2

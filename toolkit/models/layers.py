@@ -118,7 +118,7 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
         attn = self.attn
         return (
             self.attends_plainly()
-            and _is_taken(hidden, hidden[..., 0].numel(), self.ln_1, attn.c_attn)
+            and _is_taken(hidden, hidden[..., 0].numel(), self.attention_weights)
             and hides_only_later(attn, mask, settings)
             and is_short(hidden.shape[1], attn.head_dim, hidden.dtype)
         )
@@ -146,7 +146,7 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
     def _feeds(self, hidden: Tensor, rows: Tensor | None) -> bool:
         """Say whether the second half goes to its kernel."""
         count = hidden[..., 0] if rows is None else rows
-        return self.feeds_plainly() and _is_taken(hidden, count.numel(), self.ln_2, self.mlp.c_fc)
+        return self.feeds_plainly() and _is_taken(hidden, count.numel(), self.feed_weights)
 
     @property
     def feed_weights(self) -> tuple[Any, ...]:
@@ -168,14 +168,14 @@ def fuse_layers(model: PreTrainedModel) -> None:
             module.__class__ = FusedBlock
 
 
-def _is_taken(hidden: Tensor, rows: int, norm: torch.nn.LayerNorm, conv: Conv1D) -> bool:
+def _is_taken(hidden: Tensor, rows: int, weights: tuple[Any, ...]) -> bool:
     """Say whether the kernels take these tensors, and are the faster with so many rows."""
-    weight, bf16 = conv.weight, in_bf16()
+    bf16, weight = in_bf16(), weights[2]
     return (
         bf16 is not None
         and hidden.device.type == weight.device.type == "cpu"
-        and hidden.dtype == weight.dtype == torch.float32
-        and norm.bias is not None
+        and hidden.dtype == torch.float32
+        and all(x is not None and x.dtype == torch.float32 for x in weights)
         and not (bf16 and (hidden.shape[-1] % 16 or weight.shape[-1] % 16))
         and are_many(rows, weight.numel(), bf16=bf16)
     )
@@ -188,7 +188,12 @@ def in_bf16() -> bool | None:
     if torch.compiler.is_compiling():
         return None  # which cannot look at the processor
     asked = torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return True if asked and rk.current_isa() in _BF16_SETS else None
+    return True if asked and has_matrix_units() else None
+
+
+def has_matrix_units() -> bool:
+    """Say whether the processor has units that multiply matrices in bf16."""
+    return rk.current_isa() in _BF16_SETS
 
 
 def are_many(rows: int, numbers: int, *, bf16: bool) -> bool:

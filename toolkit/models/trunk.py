@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 import rlhf_kernels as rk
+from toolkit.models.layers import has_matrix_units
 from toolkit.models.whole_pass import Copies, Pass, layer_weights, plan_pass
 
 
@@ -93,11 +94,22 @@ def lay_out(model: PreTrainedModel, *, bf16: bool = False) -> Iterator[None]:
         for trunk in trunks:
             weights = layer_weights(trunk, 1)
             if weights is not None:
-                trunk.copies = Copies(rk.lay_out_layers(weights, bf16=bf16), bf16)
+                trunk.copies = _copy(weights, bf16)
         yield
     finally:
         for trunk, copies in zip(trunks, before, strict=True):
             trunk.copies = copies
+
+
+def _copy(weights: list[tuple[Tensor, ...]], bf16: bool) -> Copies:
+    """Copy weights; without matrix units fp32 is the faster, so there only weights are rounded."""
+    pairs = bf16 and has_matrix_units()
+    if bf16 and not pairs:
+        weights = [
+            tuple(x.detach().bfloat16().float() if x.ndim == 2 else x for x in layer)
+            for layer in weights
+        ]
+    return Copies(rk.lay_out_layers(weights, bf16=pairs), autocast=bf16, bf16=pairs)
 
 
 def _read(trunk: FusedTrunk, hidden: Tensor, plan: Pass) -> Tensor:

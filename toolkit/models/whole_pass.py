@@ -42,10 +42,12 @@ class Copies:
 
     Args:
         weights: of each layer.
-        bf16: they are rounded, for passes under autocast.
+        autocast: they are rounded, for passes under autocast.
+        bf16: they are in bf16, for products in it.
     """
 
     weights: list[tuple[Tensor, ...]]
+    autocast: bool
     bf16: bool
 
 
@@ -145,7 +147,7 @@ def _precision(copies: Copies | None) -> bool | None:
     if copies is None:
         return in_bf16()
     asked = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    return copies.bf16 if asked == (torch.bfloat16 if copies.bf16 else torch.float32) else None
+    return copies.bf16 if asked == (torch.bfloat16 if copies.autocast else torch.float32) else None
 
 
 def _rows(trunk: GPT2Model) -> Tensor | None:
