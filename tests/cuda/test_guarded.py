@@ -34,10 +34,11 @@ def test_an_op_without_a_cuda_column_refuses_what_lies_there(column):
         registry._C.gelu_tanh(x, torch.empty_like(x))
     x16, w16 = column.place(torch.ones(2, 16)), [column.place(torch.ones(16))] * 6
     with column.on(), pytest.raises(ValueError, match="'hidden' must be on the CPU"):
-        registry._C.feed_forward(x16, None, *w16, 1e-5, torch.empty_like(x16), x16)
+        registry._C.feed_forward(x16, None, *w16, 1e-5, False, torch.empty_like(x16), x16)
     with column.on(), pytest.raises(ValueError, match="'hidden' must be on the CPU"):
-        registry._C.self_attention(x16[None], *w16, 1, 1.0, 1e-5, x16, x16, x16)
+        registry._C.self_attention(x16[None], *w16, 1, 1.0, 1e-5, False, x16, x16, x16)
+    numbers = (0, 1, 1.0, 1e-5, False)
     with column.on(), pytest.raises(ValueError, match="'hidden' must be on the CPU"):
-        registry._C.decoder_layers(x16[None], 2 * w16, [], [], None, None, 0, 1, 1.0, 1e-5, x16)
+        registry._C.decoder_layers(x16[None], 2 * w16, [], [], None, None, *numbers, x16)
     with column.on(), pytest.raises(ValueError, match="'query' must be on the CPU"):
         registry._C.causal_attention(states, states, states, 1.0, torch.empty_like(states))
