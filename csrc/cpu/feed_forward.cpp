@@ -113,12 +113,10 @@ struct Backward {
 template <typename T>
 void FeedForward<T>::backward(const T* grad_out, const T* kept,
                               const FeedForwardGradients& grads) const {
-  const Depth depth(precision, rows, piece);
-  WeightGradients<T> weights(precision, depth, grads.up_weight, grads.down_weight);
-  Packed<T> packed(up.turned(), down.turned());
-  Room<T, Use::kPanels> room(weights.items() + packed.items(precision));
-  weights.take(room);
-  packed.take(precision, room);
+  const BackwardPanels<T> panels(precision, rows, piece, up, down, grads.up_weight,
+                                 grads.down_weight);
+  const WeightGradients<T>& weights = panels.weights;
+  const Packed<T>& packed = panels.packed;
   // Of each piece: of the norm's weight and bias, of both biases.
   PieceSums<T> sums((rows + piece - 1) / piece, 3 * width + inner);
 

@@ -149,12 +149,10 @@ void SelfAttention<T>::attend_backward(const T* states, int64_t count,
 template <typename T>
 void SelfAttention<T>::backward(const T* grad_out, const T* states, const T* attended,
                                 const SelfAttentionGradients& grads) const {
-  const Depth depth(precision, rows, piece);
-  WeightGradients<T> weights(precision, depth, grads.in_weight, grads.out_weight);
-  Packed<T> packed(in.turned(), out.turned());
-  Room<T, Use::kPanels> room(weights.items() + packed.items(precision));
-  weights.take(room);
-  packed.take(precision, room);
+  const BackwardPanels<T> panels(precision, rows, piece, in, out, grads.in_weight,
+                                 grads.out_weight);
+  const WeightGradients<T>& weights = panels.weights;
+  const Packed<T>& packed = panels.packed;
   // Of each piece: of the norm's weight and bias, of both biases.
   PieceSums<T> sums((rows + piece - 1) / piece, 6 * width);
 

@@ -158,4 +158,23 @@ struct WeightGradients {
   WeightGradient<T> one, other;
 };
 
+// What a half's gradient holds over all rows: both sides of its weights' gradients, and the weights
+// turned, in panels.
+template <typename T>
+struct BackwardPanels {
+  BackwardPanels(const Precision& precision, int64_t rows, int64_t piece, const Weight<T>& one,
+                 const Weight<T>& other, const TensorView& grad_one, const TensorView& grad_other)
+      : depth(precision, rows, piece),
+        weights(precision, depth, grad_one, grad_other),
+        packed(one.turned(), other.turned()),
+        room(weights.items() + packed.items(precision)) {
+    weights.take(room);
+    packed.take(precision, room);
+  }
+  Depth depth;
+  WeightGradients<T> weights;
+  Packed<T> packed;
+  Room<T, Use::kPanels> room;
+};
+
 }  // namespace rlhf::cpu

@@ -193,24 +193,30 @@ def test_a_sequence_that_starts_with_the_step_sees_itself_alone(isa):
     assert_as_near_as_torch([got], [want], [torchs(hidden, layers, heads=3)])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_sequences_steps_do_not_depend_on_the_batch_or_the_threads(isa, dtype):
+def check_steps_of_a_sequence(dtype, **settings):
+    """They depend neither on the batch nor on the threads, to the bit."""
     hidden, layers = make_model(205, 1, 80, (96, 64), dtype)
     cache = make_cache(layers, 205, 5, 12, 80, dtype)
     fill_cache(cache, 9)
 
     def call(part=slice(None)):
         own = copy_cache(cache, part)
-        return rk.decoder_layers(hidden[part], layers, heads=5, cache=own, used=9), own
+        return rk.decoder_layers(hidden[part], layers, heads=5, cache=own, used=9, **settings), own
 
     got, kept = with_threads(1, call)
-    again, kept_again = with_threads(3, call)
-    assert torch.equal(got, again)
-    assert_same_cache(kept, kept_again)
+    for threads in (2, 3):
+        again, kept_again = with_threads(threads, call)
+        assert torch.equal(got, again)
+        assert_same_cache(kept, kept_again)
     for part in (slice(0, 1), slice(17, 20), slice(90, 205)):
         alone, own = call(part)
         assert torch.equal(alone, got[part])
         assert_same_cache(own, copy_cache(kept, part))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sequences_steps_do_not_depend_on_the_batch_or_the_threads(isa, dtype):
+    check_steps_of_a_sequence(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

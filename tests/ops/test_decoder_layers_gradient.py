@@ -184,10 +184,11 @@ def test_nothing_of_size_l_squared_is_kept():
     assert shapes == {(2, 131, 32), (2, 131, 96), (1, 262, 64)}
 
 
+@pytest.mark.parametrize(("dtype", "bf16"), [(torch.float64, False), (torch.float32, True)])
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4])])
-def test_opcheck(rows):
-    hidden, layers = make_model(2, 3, 16, (16, 32), torch.float64)
-    weights, numbers = [x for own in layers for x in own], (rows, 2, 0.3, 1e-5, False)
+def test_opcheck(rows, dtype, bf16):
+    hidden, layers = make_model(2, 3, 16, (16, 32), dtype)
+    weights, numbers = [x for own in layers for x in own], (rows, 2, 0.3, 1e-5, bf16)
     kept = ops.decoder_layers_kept(hidden, weights, *numbers)
     assert len(kept) == 10
     torch.library.opcheck(ops.decoder_layers_kept.default, (hidden, weights, *numbers))

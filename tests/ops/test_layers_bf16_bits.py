@@ -11,8 +11,7 @@ from tests.ops.sublayer import make_inputs, same, turned
 from tests.ops.test_decoder_layers import flat, lay, make_model, pad
 from tests.ops.test_decoder_layers_cache import (
     assert_same_cache,
-    copy_cache,
-    fill_cache,
+    check_steps_of_a_sequence,
     generate,
     make_cache,
 )
@@ -123,23 +122,7 @@ def test_a_padded_sequence_generates_the_bits_that_it_does_alone(isa, filler):
 
 
 def test_a_sequences_steps_do_not_depend_on_the_batch_or_the_threads(isa):
-    hidden, layers = make_model(205, 1, 80, (96, 64))
-    cache = make_cache(layers, 205, 5, 12, 80)
-    fill_cache(cache, 9)
-
-    def call(part=slice(None)):
-        own = copy_cache(cache, part)
-        settings = {"heads": 5, "cache": own, "used": 9, "bf16": True}
-        return rk.decoder_layers(hidden[part], layers, **settings), own
-
-    got, kept = with_threads(1, call)
-    again, kept_again = with_threads(2, call)
-    assert torch.equal(got, again)
-    assert_same_cache(kept, kept_again)
-    for part in (slice(0, 1), slice(17, 20), slice(90, 205)):
-        alone, own = call(part)
-        assert torch.equal(alone, got[part])
-        assert_same_cache(own, copy_cache(kept, part))
+    check_steps_of_a_sequence(torch.float32, bf16=True)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

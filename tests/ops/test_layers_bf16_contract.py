@@ -150,15 +150,6 @@ def test_opcheck_of_layers(laid):
     torch.library.opcheck(ops.decoder_layers.default, arguments)
 
 
-def test_opcheck_of_layers_for_a_gradient():
-    hidden, layers = make_model(2, 3, 16, (16, 32))
-    weights, numbers = flat(layers), (None, 2, 0.3, 1e-5, True)
-    kept = ops.decoder_layers_kept(hidden, weights, *numbers)
-    torch.library.opcheck(ops.decoder_layers_kept.default, (hidden, weights, *numbers))
-    backward = (torch.randn_like(hidden), hidden, weights, kept, *numbers)
-    torch.library.opcheck(ops.decoder_layers_backward.default, backward)
-
-
 def test_layers_compile_without_graph_breaks():
     hidden, layers = make_model(3, 4, 80, (48, 64))
     compiled = torch.compile(rk.decoder_layers, fullgraph=True, backend="aot_eager")

@@ -80,8 +80,9 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
                 **settings,
             )
             return whole
-        if past_key_values is None and self._attends(hidden_states, attention_mask, settings):
-            hidden_states = self._attend(hidden_states)
+        bf16 = in_bf16()
+        if past_key_values is None and self._attends(hidden_states, attention_mask, settings, bf16):
+            hidden_states = self._attend(hidden_states, bool(bf16))
         else:
             attended = self.attn(
                 self.ln_1(hidden_states),
@@ -94,9 +95,9 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
         last = LastLayer.of(self.mlp)
         rows = None if last is None else last.rows
         # an answer's tokens share torch's casts of the weights, and would not share the kernel's
-        shared = past_key_values is not None and bool(in_bf16())
-        if not shared and self._feeds(hidden_states, rows):
-            return self._feed(hidden_states, rows)
+        shared = bf16 and past_key_values is not None
+        if not shared and self._feeds(hidden_states, rows, bf16):
+            return self._feed(hidden_states, rows, bool(bf16))
         fed: Tensor = hidden_states + self.mlp(self.ln_2(hidden_states))
         return fed
 
@@ -113,12 +114,14 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
             and not (residual.training and residual.p)
         )
 
-    def _attends(self, hidden: Tensor, mask: Tensor | None, settings: dict[str, Any]) -> bool:
+    def _attends(
+        self, hidden: Tensor, mask: Tensor | None, settings: dict[str, Any], bf16: bool | None
+    ) -> bool:
         """Say whether the first half goes to its kernel."""
         attn = self.attn
         return (
             self.attends_plainly()
-            and _is_taken(hidden, hidden[..., 0].numel(), self.attention_weights)
+            and _is_taken(hidden, hidden[..., 0].numel(), self.attention_weights, bf16)
             and hides_only_later(attn, mask, settings)
             and is_short(hidden.shape[1], attn.head_dim, hidden.dtype)
         )
@@ -129,10 +132,10 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
         parts = self._modules["attn"]._modules
         return _weights(self._modules["ln_1"], parts["c_attn"], parts["c_proj"])
 
-    def _attend(self, hidden: Tensor) -> Tensor:
+    def _attend(self, hidden: Tensor, bf16: bool) -> Tensor:
         attn = self.attn
         settings = {"heads": attn.num_heads, "scale": attn.scaling, "eps": self.ln_1.eps}
-        return rk.self_attention(hidden, *self.attention_weights, **settings, bf16=bool(in_bf16()))
+        return rk.self_attention(hidden, *self.attention_weights, **settings, bf16=bf16)
 
     def feeds_plainly(self) -> bool:
         """Say the same of the second half."""
@@ -143,10 +146,10 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
         norm = self._modules["ln_2"]
         return is_untouched(norm, torch.nn.LayerNorm) and not (dropout.training and dropout.p)
 
-    def _feeds(self, hidden: Tensor, rows: Tensor | None) -> bool:
+    def _feeds(self, hidden: Tensor, rows: Tensor | None, bf16: bool | None) -> bool:
         """Say whether the second half goes to its kernel."""
         count = hidden[..., 0] if rows is None else rows
-        return self.feeds_plainly() and _is_taken(hidden, count.numel(), self.feed_weights)
+        return self.feeds_plainly() and _is_taken(hidden, count.numel(), self.feed_weights, bf16)
 
     @property
     def feed_weights(self) -> tuple[Any, ...]:
@@ -154,8 +157,8 @@ class FusedBlock(GPT2Block):  # type: ignore[misc]
         parts = self._modules["mlp"]._modules
         return _weights(self._modules["ln_2"], parts["c_fc"], parts["c_proj"])
 
-    def _feed(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
-        settings = {"eps": self.ln_2.eps, "rows": rows, "bf16": bool(in_bf16())}
+    def _feed(self, hidden: Tensor, rows: Tensor | None, bf16: bool) -> Tensor:
+        settings = {"eps": self.ln_2.eps, "rows": rows, "bf16": bf16}
         return rk.feed_forward(hidden, *self.feed_weights, **settings)
 
 
@@ -168,9 +171,9 @@ def fuse_layers(model: PreTrainedModel) -> None:
             module.__class__ = FusedBlock
 
 
-def _is_taken(hidden: Tensor, rows: int, weights: tuple[Any, ...]) -> bool:
+def _is_taken(hidden: Tensor, rows: int, weights: tuple[Any, ...], bf16: bool | None) -> bool:
     """Say whether the kernels take these tensors, and are the faster with so many rows."""
-    bf16, weight = in_bf16(), weights[2]
+    weight = weights[2]
     return (
         bf16 is not None
         and hidden.device.type == weight.device.type == "cpu"
